@@ -1,0 +1,39 @@
+"""Sphinx's settings. ``nox -s docs`` builds with every warning an error."""
+
+import builtins
+import re
+import sys
+from importlib.metadata import version as installed_version
+
+project = "trioloop"
+copyright = "2026, trioloop contributors"
+version = release = installed_version("trioloop")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"trioloop {version}"
+
+# Single backquotes in docstrings are references: `Reply`.
+default_role = "py:obj"
+primary_domain = "py"
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # a page may include CHANGELOG.md, whose headings start anew
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+
+# Every reference to trioloop must lead somewhere (`-n`). References to other projects cannot: no
+# intersphinx, because it fetches their inventories, and the documentation must build offline.
+elsewhere = {
+    *sys.stdlib_module_names,
+    *("anyio", "fastapi", "hypercorn", "starlette", "trio", "typing_extensions"),
+}
+nitpick_ignore_regex = [
+    (r"py:.*", rf"({'|'.join(map(re.escape, sorted(elsewhere)))})(\..+)?"),
+    (r"py:.*", rf"({'|'.join(dir(builtins))})"),  # None, str, TypeError
+    (r"py:.*", r"trioloop\._.+T"),  # MessageT: autodoc has no entry for type variables
+]

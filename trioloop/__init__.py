@@ -1,0 +1,135 @@
+"""trioloop: long polling, server-sent events and WebSockets as small state machines on Trio.
+
+A handler waits on its mailbox until it has something to say. Messages go in, commands come out.
+"""
+
+from ._core._commands import CancelTimer as CancelTimer
+from ._core._commands import Continue as Continue
+from ._core._commands import Hibernate as Hibernate
+from ._core._commands import Postpone as Postpone
+from ._core._commands import SendAfter as SendAfter
+from ._core._commands import Stop as Stop
+from ._core._commands import Then as Then
+from ._core._errors import BadReturn as BadReturn
+from ._core._errors import HandlerEnded as HandlerEnded
+from ._core._errors import HubNotRunning as HubNotRunning
+from ._core._errors import NameTaken as NameTaken
+from ._core._errors import ResponseAborted as ResponseAborted
+from ._core._errors import SendTimedOut as SendTimedOut
+from ._core._hub import DeadLetterCause as DeadLetterCause
+from ._core._hub import HubStatistics as HubStatistics
+from ._core._mailbox import KeepLatest as KeepLatest
+from ._core._mailbox import Overflow as Overflow
+from ._core._mailbox import OverflowPolicy as OverflowPolicy
+from ._core._reasons import Completed as Completed
+from ._core._reasons import Crashed as Crashed
+from ._core._reasons import Disconnected as Disconnected
+from ._core._reasons import Failed as Failed
+from ._core._reasons import Overflowed as Overflowed
+from ._core._reasons import ShutDown as ShutDown
+from ._core._reasons import Stopped as Stopped
+from ._core._reasons import TerminateReason as TerminateReason
+from ._core._reasons import TimedOut as TimedOut
+from ._core._ref import Call as Call
+from ._core._ref import Down as Down
+from ._core._ref import HandlerRef as HandlerRef
+from ._core._ref import HandlerStatistics as HandlerStatistics
+from ._core._registry import Joined as Joined
+from ._core._registry import Left as Left
+from ._core._registry import Member as Member
+from ._web._app import App as App
+from ._web._commands import Chunk as Chunk
+from ._web._commands import Command as Command
+from ._web._commands import Commands as Commands
+from ._web._commands import Outcome as Outcome
+from ._web._commands import Reply as Reply
+from ._web._commands import StartResponse as StartResponse
+from ._web._event_stream_handler import EventStreamHandler as EventStreamHandler
+from ._web._hub import Hub as Hub
+from ._web._loop_handler import LoopHandler as LoopHandler
+from ._web._routes import HandlerRoute as HandlerRoute
+from ._wire import EventStreamDecoder as EventStreamDecoder
+from ._wire import EventTooLarge as EventTooLarge
+from ._wire import ServerSentEvent as ServerSentEvent
+from ._wire import encode_event as encode_event
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._serve import serve as serve
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "App",
+    "BadReturn",
+    "Call",
+    "CancelTimer",
+    "Chunk",
+    "Command",
+    "Commands",
+    "Completed",
+    "Continue",
+    "Crashed",
+    "DeadLetterCause",
+    "Disconnected",
+    "Down",
+    "EventStreamDecoder",
+    "EventStreamHandler",
+    "EventTooLarge",
+    "Failed",
+    "HandlerEnded",
+    "HandlerRef",
+    "HandlerRoute",
+    "HandlerStatistics",
+    "Hibernate",
+    "Hub",
+    "HubNotRunning",
+    "HubStatistics",
+    "Joined",
+    "KeepLatest",
+    "Left",
+    "LoopHandler",
+    "Member",
+    "NameTaken",
+    "Outcome",
+    "Overflow",
+    "OverflowPolicy",
+    "Overflowed",
+    "Postpone",
+    "Reply",
+    "ResponseAborted",
+    "SendAfter",
+    "SendTimedOut",
+    "ServerSentEvent",
+    "ShutDown",
+    "StartResponse",
+    "Stop",
+    "Stopped",
+    "TerminateReason",
+    "Then",
+    "TimedOut",
+    "encode_event",
+    "serve",
+]
+
+
+def __getattr__(name: str) -> object:
+    # Handlers and their tests need no server: it is imported when it is asked for.
+    if name == "serve":
+        from ._serve import serve
+
+        serve.__module__ = __name__
+        return serve
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _show_public_names() -> None:
+    """Let tracebacks and reprs say ``trioloop.Crashed``, not where the class is written."""
+    for name in __all__:
+        value = globals().get(name)
+        if getattr(value, "__module__", "").startswith(f"{__name__}."):
+            value.__module__ = __name__
+
+
+_show_public_names()
+del _show_public_names

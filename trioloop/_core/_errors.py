@@ -1,0 +1,88 @@
+"""Exceptions, and whose fault each one is.
+
+::
+
+    Exception
+    ├── TypeError
+    │   └── BadReturn            the handler: a callback returned something illegal
+    ├── ValueError
+    │   └── NameTaken            the handler: the name already has a holder
+    ├── trio.TooSlowError
+    │   └── SendTimedOut         the client: it did not read for ``send_timeout`` seconds
+    ├── RuntimeError
+    │   └── HubNotRunning        the application: nobody started the hub
+    ├── HandlerEnded             nobody: whom you called has ended
+    └── ResponseAborted          nobody: tells the server to cut a connection
+
+Trio's own exceptions stand for Trio's own situations: ``trio.WouldBlock`` for a full mailbox under
+``Overflow.BLOCK``, ``trio.TooSlowError`` for a call without an answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from ._reasons import TerminateReason
+
+
+class BadReturn(TypeError):
+    """A callback returned a value that is not legal there.
+
+    The message names the callback, the value and the way out. It is *not* raised into the
+    callback: the handler ends with ``Crashed(BadReturn(...), callback)``.
+
+    Attributes:
+        callback: the callback's name.
+        value: what it returned.
+    """
+
+    def __init__(self, callback: str, value: object, problem: str) -> None:
+        super().__init__(f"{callback}() returned {value!r}: {problem}")
+        self.callback = callback
+        self.value = value
+
+
+class NameTaken(ValueError):
+    """``register`` was called with a name that a living handler holds.
+
+    The way out is ``register(name, replace=True)``, or another name.
+    """
+
+
+class SendTimedOut(trio.TooSlowError):
+    """One write made no progress for ``send_timeout`` seconds: the client stopped reading.
+
+    Attributes:
+        seconds: the ``send_timeout`` that ran out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the client did not read for {seconds:g} s (send_timeout)")
+        self.seconds = seconds
+
+
+class HubNotRunning(RuntimeError):
+    """A request came, or a message was sent, but nobody runs the hub."""
+
+
+class HandlerEnded(Exception):
+    """The handler that was called has ended and will not reply.
+
+    Attributes:
+        reason: its terminate reason.
+    """
+
+    def __init__(self, reason: TerminateReason) -> None:
+        super().__init__(f"the handler has ended: {reason!r}")
+        self.reason = reason
+
+
+class ResponseAborted(Exception):
+    """Raised through an ASGI application so that the server cuts the connection.
+
+    A response that was started and cannot be completed must not look complete. The cause has
+    been logged by then; ``App`` catches this one, a foreign application's server may log it.
+    """

@@ -1,0 +1,266 @@
+"""The hub's running part: the nursery, and what handlers of one process share.
+
+Laws of this file:
+
+* A handler's crash stays in the handler. What reaches the hub's nursery ends the whole run.
+* While the hub shuts down it takes no new handler and ends those it has.
+* Hooks of users are contained: what they raise is logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random as random_module
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+import trio
+
+from ._errors import HubNotRunning, SendTimedOut
+from ._loop import run_handler
+from ._machine import Machine
+from ._mailbox import OverflowPolicy
+from ._reasons import Crashed, Failed, Overflowed, ShutDown, TerminateReason
+from ._ref import HandlerRef
+from ._registry import Member, Registry
+
+logger = logging.getLogger("trioloop")
+
+DeadLetterCause: TypeAlias = TerminateReason | OverflowPolicy
+"""Why a message was not handled: the handler's end, or the policy that displaced or refused it."""
+
+DeadLetterHook: TypeAlias = Callable[[HandlerRef[Any], Any, DeadLetterCause], object]
+"""``dead_letter(ref, message, cause)``, called for every dead letter."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """A look at one hub.
+
+    Args:
+        handlers: handlers that live.
+        started: handlers started so far.
+        dead_letters: messages that were accepted and never handled.
+        names: names taken.
+        groups: groups with at least one member.
+        draining: whether the hub shuts down.
+    """
+
+    handlers: int
+    started: int
+    dead_letters: int
+    names: int
+    groups: int
+    draining: bool
+
+
+class HubCore:
+    """Where handlers run, and where they find each other.
+
+    Args:
+        dead_letter: called with every message that was accepted and not handled.
+        random: the source of jitter and of the hub's id; tests give a seeded one.
+    """
+
+    def __init__(
+        self,
+        *,
+        dead_letter: DeadLetterHook | None = None,
+        random: random_module.Random | None = None,
+    ) -> None:
+        self.random = random_module.Random() if random is None else random  # noqa: S311 - jitter
+        self.id = f"{self.random.getrandbits(64):016x}"
+        self.registry = Registry()
+        self.draining = False
+        self._dead_letter = dead_letter
+        self._machines: dict[Machine, None] = {}
+        self._nursery: trio.Nursery | None = None
+        self._background: trio.Nursery | None = None
+        self._notices: set[Callable[[], Awaitable[object]]] = set()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._started = 0
+        self._buried = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HubCore:
+        return self  # middleware that copies a scope must not copy what runs in it
+
+    # -- running ---------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """Whether handlers can be started."""
+        return self._nursery is not None
+
+    @asynccontextmanager
+    async def running_here(self) -> AsyncIterator[None]:
+        """Run handlers in a nursery of the current task; at the end they all get `ShutDown`.
+
+        Raises:
+            RuntimeError: the hub is running already, or this is not Trio.
+        """
+        if not trio.lowlevel.in_trio_run():
+            raise RuntimeError("trioloop runs on Trio only; serve the app with: hypercorn -k trio")
+        if self._nursery is not None:
+            raise RuntimeError("this hub is running already; a hub runs once at a time")
+        self.draining = False
+        self._token = trio.lowlevel.current_trio_token()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._background = await self._nursery.start(self._watch_over_handlers)
+                try:
+                    yield
+                finally:
+                    self.shut_down()
+                    self._background.cancel_scope.cancel()
+        finally:
+            self._nursery = self._background = self._token = None
+            self._notices.clear()
+
+    async def _watch_over_handlers(
+        self, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        # A running callback is shielded from the hub's nursery, so somebody has to pass the
+        # hub's cancellation on.
+        try:
+            async with trio.open_nursery() as background:
+                task_status.started(background)
+                await trio.sleep_forever()
+        finally:
+            self.shut_down()
+
+    def drain_after(self, wait: Callable[[], Awaitable[object]]) -> None:
+        """Shut down when ``wait()`` returns; the same function is waited for once."""
+        if wait in self._notices or self._background is None:
+            return
+        self._notices.add(wait)
+
+        async def drain() -> None:
+            await wait()
+            self.shut_down()
+
+        self._background.start_soon(drain)
+
+    def shut_down(self) -> None:
+        """End every handler with `ShutDown`, and take no new one from now on."""
+        self.draining = True
+        for machine in tuple(self._machines):
+            machine.end(ShutDown())
+
+    def check_running(self) -> None:
+        """Say how to start a hub that does not run.
+
+        Raises:
+            HubNotRunning: nobody runs it.
+        """
+        if self._nursery is None:
+            raise HubNotRunning(
+                "the hub is not running: a trioloop App must be served with lifespan support, and"
+                " be the application itself; mounted in another one, or without an App, that"
+                " application needs lifespan=hub.lifespan"
+            )
+
+    def start(self, machine: Machine) -> None:
+        """Start a handler. While the hub drains it ends at once, before ``init``.
+
+        Raises:
+            HubNotRunning: nobody runs the hub.
+        """
+        self.check_running()
+        assert self._nursery is not None
+        self._machines[machine] = None
+        if self.draining:
+            machine.end(ShutDown())
+        self._nursery.start_soon(run_handler, machine, name=machine.name)
+
+    def forget(self, machine: Machine) -> None:
+        """A handler has ended."""
+        self._machines.pop(machine, None)
+
+    def next_serial(self) -> int:
+        """The number of the next handler."""
+        self._started += 1
+        return self._started
+
+    def run_soon_from_thread(self, function: Callable[..., Any], *args: Any) -> None:
+        """Call a function in Trio's thread; does nothing when the hub does not run any more."""
+        token = self._token
+        if token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(function, *args)
+
+    # -- finding each other ----------------------------------------------------------------------
+
+    def whereis(self, name: Hashable) -> HandlerRef[Any] | None:
+        """The handler that has registered this name, or `None`. Source: ``erlang:whereis/1``."""
+        machine = self.registry.names.get(name)
+        return None if machine is None else machine.ref
+
+    def members(self, group: Hashable) -> tuple[Member, ...]:
+        """The members of a group, in the order of joining. Source: Erlang's ``pg:get_members/1``."""
+        return self.registry.members(group)
+
+    def broadcast(
+        self, group: Hashable, message: Any, exclude: HandlerRef[Any] | None = None
+    ) -> int:
+        """Send a message to every member of a group, without waiting.
+
+        Args:
+            group: the group.
+            message: what each ``info`` gets: the same object.
+            exclude: a member that is left out, such as the sender.
+
+        Returns:
+            How many mailboxes accepted it.
+        """
+        accepted = 0
+        for machine in tuple(self.registry.groups.get(group, ())):
+            if machine.ref is not exclude:
+                try:
+                    accepted += machine.mailbox.put_nowait(message)
+                except trio.WouldBlock:  # full under Overflow.BLOCK, and nobody here can wait
+                    continue
+        return accepted
+
+    def statistics(self) -> HubStatistics:
+        """How the hub is doing."""
+        return HubStatistics(
+            handlers=len(self._machines),
+            started=self._started,
+            dead_letters=self._buried,
+            names=len(self.registry.names),
+            groups=len(self.registry.groups),
+            draining=self.draining,
+        )
+
+    # -- reports ---------------------------------------------------------------------------------
+
+    def bury(self, ref: HandlerRef[Any], message: Any, cause: DeadLetterCause) -> None:
+        """Count a dead letter and hand it to the hook."""
+        self._buried += 1
+        if self._dead_letter is not None:
+            try:
+                self._dead_letter(ref, message, cause)
+            except Exception:
+                logger.exception("the dead_letter hook raised for %r from %r", message, ref)
+
+    def report_crash(self, machine: Machine, error: BaseException, callback: str) -> None:
+        """Log an error that could not end the handler, since it is ending already."""
+        logger.error("%s in %s of %r", type(error).__name__, callback, machine.ref, exc_info=error)
+
+    def report_end(self, machine: Machine, reason: TerminateReason) -> None:
+        """Log an ending that somebody should look at."""
+        match reason:
+            case Crashed(error, callback):
+                logger.error("%r crashed in %s: %s", machine.ref, callback, error, exc_info=error)
+            case Failed(SendTimedOut() as error):
+                logger.info("%r failed: %s", machine.ref, error)
+            case Failed(error):
+                logger.error("%r failed: %s", machine.ref, error, exc_info=error)
+            case Overflowed(what, limit):
+                logger.warning("%r overflowed: its %s takes %s", machine.ref, what, limit)
+            case _:
+                pass

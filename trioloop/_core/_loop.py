@@ -1,0 +1,170 @@
+"""The loop: one handler, from ``init`` to ``terminate``.
+
+Laws of this file:
+
+* One task, one callback at a time. Each turn: take a message, call back; when there is none,
+  write what is pending; when there is nothing to write, wait.
+* Only the waiting can be cancelled from outside; callbacks and writes run behind a shield that
+  `Machine.end` alone gets through.
+* One pair of cancel scopes serves many turns: ``alarm`` has a deadline that moves only when it
+  must, ``scope`` is the shield, which opens while the loop waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from ._machine import Machine
+from ._mailbox import NOTHING
+from ._reasons import CallbackName, Completed, Failed, ShutDown
+from ._ref import Notification
+
+MAX_BATCH: Final = 64
+"""Messages whose output may share one write, and that are handled between two checkpoints."""
+MAX_BATCH_BYTES: Final = 64 * 1024
+"""Bytes of output that may share one write."""
+
+
+async def run_handler(m: Machine) -> None:
+    """Run one handler to its end. Raises only what ends the whole run."""
+    m.task = trio.lowlevel.current_task()
+    try:
+        while m.reason is None:
+            try:
+                await hibernate(m)
+                async with trio.open_nursery() as m.nursery:
+                    await take_turns(m)
+                    m.nursery.cancel_scope.cancel()
+            except BaseExceptionGroup as group:
+                crash, rest = group.split(Exception)
+                if crash is not None:
+                    m.child_crashed(crash)
+                if rest is not None:
+                    raise rest from None
+    finally:
+        m.end(ShutDown())  # unless there is a reason: then the hub itself is being cancelled
+        m.nursery = None
+        await conclude(m)
+
+
+async def take_turns(m: Machine) -> None:
+    """Handle messages until there is a reason to end, or to leave the nursery."""
+    with (
+        trio.CancelScope(deadline=m.next_deadline()) as m.alarm,
+        trio.CancelScope(shield=True) as m.scope,
+    ):
+        await look_at_clock(m)
+        turns = 0
+        while m.reason is None and not (m.has_children and m.nursery_is_cancelled()):
+            message = m.next_message()
+            if message is NOTHING:
+                m.note_silence()
+                if m.output.pending:
+                    await m.flush()
+                    continue
+                if m.hibernating and not m.has_children:
+                    return
+                message = await wait_for_message(m)
+                if m.reason is not None:
+                    m.put_first(message)  # accepted but too late: a dead letter like the others
+                    return
+            await handle_message(m, message)
+            turns += 1
+            if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
+                await m.flush()
+
+
+async def look_at_clock(m: Machine) -> None:
+    """Do what is due: the start, timers, signs of life, the idle timeout."""
+    m.phase = "running"
+    if not m.entered:
+        m.entered = True
+        await call_back(m, "init", m.handler.init, m.handler.request)
+        if m.reason is None and m.output.initialised():
+            m.end(Completed())
+        m.silent_since = trio.current_time()
+        return
+    now = trio.current_time()
+    m.accept_due_timers()
+    if m.output.tick_due <= now:
+        m.output.tick(now)
+    if m.is_idle(now):
+        await call_back(m, "idle", m.handler.idle)
+        m.silent_since = trio.current_time()
+
+
+async def wait_for_message(m: Machine) -> object:
+    """Wait, and let the alarm, the nursery, the hub and the end of the handler interrupt it."""
+    assert m.scope is not None
+    m.set_alarm()
+    m.phase = "waiting"
+    m.scope.shield = False
+    message = await m.mailbox.get()
+    m.scope.shield = True
+    m.phase = "running"
+    return message
+
+
+async def hibernate(m: Machine) -> None:
+    """Wait with no nursery and no shield, if the handler wants that."""
+    if m.hibernating:
+        m.nursery = None
+        with trio.CancelScope(deadline=m.next_deadline()) as m.alarm:
+            m.scope = m.alarm
+            m.phase = "waiting"
+            m.put_first(await m.mailbox.get())
+
+
+async def handle_message(m: Machine, message: object) -> None:
+    """Call back for one message."""
+    m.called = True
+    m.handled += 1
+    m.hibernating = False
+    m.current = message
+    if type(message) is Notification:
+        await call_back(m, "notify", m.handler.notify, message.message)
+    else:
+        await call_back(m, "info", m.handler.info, message)
+    m.current = NOTHING
+    if m.has_postponed():
+        m.sort_postponed(message)
+
+
+async def call_back(
+    m: Machine, callback: CallbackName, function: Callable[..., Any], *args: Any
+) -> None:
+    """Call a callback and carry out what it returns."""
+    awaitable = m.begin(callback, function, *args)
+    if awaitable is not None:
+        await m.complete(callback, awaitable)
+        m.note_silence()
+
+
+async def conclude(m: Machine) -> None:
+    """Write the ending, bury what is left, ``terminate``, tell the others: in this order."""
+    await m.finish()
+    m.bury_all()
+    m.report_end()
+    tell = m.output.failure(m.reason.error) if isinstance(m.reason, Failed) else None
+    if tell is not None:
+        await last_call(m, "error", tell)
+    if m.entered:
+        await last_call(m, "terminate", m.handler.terminate, m.reason)
+    m.over()
+
+
+async def last_call(m: Machine, callback: str, function: Callable[..., Any], *args: Any) -> None:
+    """Call a callback that can change nothing any more: shielded, bounded, errors reported."""
+    limit = m.handler.terminate_timeout
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + limit) as scope:
+        try:
+            outcome = function(*args)
+            if hasattr(type(outcome), "__await__"):
+                await outcome
+        except Exception as error:
+            m.report_crash(error, callback)
+    if scope.cancelled_caught:
+        m.report_crash(trio.TooSlowError(f"not finished after {limit:g} s"), callback)

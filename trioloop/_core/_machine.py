@@ -1,0 +1,506 @@
+"""The machine: all that is known of one handler while it lives, and the steps of its life.
+
+Laws of this file:
+
+* The first reason wins; only a write that fails while the ending is written replaces it.
+* The decision to end and the closing of the mailbox are one step.
+* Whoever is outside calls `Machine.end` or puts into the mailbox; all else runs in the handler's
+  own task, driven by `_loop`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
+from ._errors import BadReturn, HandlerEnded
+from ._mailbox import NOTHING, OverflowPolicy, make_mailbox
+from ._reasons import (
+    INTERRUPTING,
+    CallbackName,
+    Completed,
+    Crashed,
+    Disconnected,
+    Failed,
+    Overflowed,
+    Stopped,
+    TerminateReason,
+)
+from ._ref import Call, Down, HandlerRef, HandlerStatistics, Notification, machine_of
+from ._registry import Belongings, Member
+from ._timers import Timers
+
+if TYPE_CHECKING:
+    from ._handler import Handler
+    from ._hub import HubCore
+    from ._output import Output
+
+GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What ``send`` raises when the client is no longer there (ASGI 2.4: `OSError`)."""
+
+
+class Machine:
+    """One handler's life.
+
+    Args:
+        handler: the object with the callbacks.
+        hub: where it runs.
+        output: the client's side.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_monitors",
+        "_over",
+        "_postponed",
+        "_retries",
+        "_retrying",
+        "alarm",
+        "belongings",
+        "called",
+        "calls",
+        "current",
+        "entered",
+        "handled",
+        "handler",
+        "has_children",
+        "hibernating",
+        "hub",
+        "idle_timeout",
+        "mailbox",
+        "nursery",
+        "output",
+        "phase",
+        "postpone",
+        "reason",
+        "ref",
+        "scope",
+        "silent_since",
+        "task",
+        "timers",
+    )
+
+    def __init__(self, handler: Handler[Any], hub: HubCore, output: Output) -> None:
+        self.handler = handler
+        self.hub = hub
+        self.output = output
+        self.idle_timeout = handler.idle_timeout
+        self.mailbox = make_mailbox(handler.mailbox_size, handler.overflow, self)
+        self.ref: HandlerRef[Any] = HandlerRef(self, hub.next_serial())
+        self.belongings = Belongings()
+        self.calls: set[Call[Any]] = set()
+        self.timers: Timers | None = None
+        self.reason: TerminateReason | None = None
+        self.phase = "init"
+        self.handled = 0
+        self.entered = False  # init has been called
+        self.called = False  # a callback has run since silent_since was noted
+        self.hibernating = False
+        self.has_children = False
+        self.silent_since = math.inf  # set when init has returned
+        self.task: trio.lowlevel.Task | None = None
+        self.nursery: trio.Nursery | None = None
+        self.alarm: trio.CancelScope | None = None  # rings at the next deadline
+        self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
+        self.current: object = NOTHING  # the message whose callback runs
+        self.postpone = False
+        self._ahead: deque[object] | None = None  # handled before the mailbox
+        self._retries: deque[object] | None = None  # postponed, and their turn has come
+        self._postponed: list[object] | None = None
+        self._retrying = False  # the current message comes from _retries
+        self._monitors: list[Machine] | None = None
+        self._over: trio.Event | None = None
+        handler.ref = self.ref
+        handler.hub = hub
+
+    @property
+    def name(self) -> str:
+        """The handler's class, for people."""
+        return type(self.handler).__name__
+
+    def runs_here(self) -> bool:
+        """Whether the caller is the handler's own task, that is one of its callbacks."""
+        return self.task is not None and self.task is trio.lowlevel.current_task()
+
+    # -- endings ---------------------------------------------------------------------------------
+
+    def end(self, reason: TerminateReason) -> None:
+        """End the handler for this reason, unless it has one. Callable from anywhere in Trio."""
+        if self.reason is None:
+            self.reason = reason
+            self.mailbox.close()
+            self.hub.registry.forget(self)
+        elif self.phase == "finishing" and isinstance(reason, (Failed, Disconnected)):
+            self.reason = reason  # the ending could not be written
+        else:
+            return
+        if self.scope is not None and self._is_interrupted_by(reason):
+            self.scope.cancel()
+
+    def _is_interrupted_by(self, reason: TerminateReason) -> bool:
+        if self.phase == "waiting":
+            return True
+        if self.phase == "writing":  # what was returned is written, whoever asks for the end
+            return isinstance(reason, (Failed, Disconnected))
+        return isinstance(reason, INTERRUPTING)
+
+    def crash(self, error: BaseException, callback: CallbackName) -> None:
+        """End with `Crashed`, or report the error when the reason is decided already."""
+        if self.reason is None:
+            self.end(Crashed(error, callback))
+        else:
+            self.report_crash(error, callback)
+
+    def report_crash(self, error: BaseException, callback: str) -> None:
+        """Report an error that does not end the handler."""
+        self.hub.report_crash(self, error, callback)
+
+    def report_end(self) -> None:
+        """Report the end of the handler where somebody should know of it."""
+        assert self.reason is not None
+        self.hub.report_end(self, self.reason)
+
+    def child_crashed(self, group: BaseExceptionGroup[Exception]) -> None:
+        """A child task has crashed, or several have."""
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        self.crash(error, "nursery")
+
+    # -- the mailbox's owner ---------------------------------------------------------------------
+
+    def overflowed(self, limit: int) -> None:
+        self.end(Overflowed("mailbox", limit))
+
+    def displaced(self, message: object, policy: OverflowPolicy) -> None:
+        self._bury(message, policy)
+        if isinstance(message, Call):
+            message.fail(trio.WouldBlock(f"a newer message displaced {message!r}: {policy!r}"))
+
+    def key_crashed(self, error: Exception) -> None:
+        self.crash(error, "overflow")
+
+    # -- messages --------------------------------------------------------------------------------
+
+    def tell(self, message: object) -> None:
+        """Accept a message of the machine's own beyond ``mailbox_size``."""
+        if not self.mailbox.closed:
+            self.mailbox.accept(message)
+
+    def put_or_bury(self, message: object) -> None:
+        """For senders who cannot be told: what is not accepted is a dead letter."""
+        try:
+            accepted = self.mailbox.put_nowait(message)
+        except trio.WouldBlock:
+            accepted = False
+        if not accepted:
+            self._bury(message, self.reason or self.handler.overflow)
+
+    def next_message(self) -> object:
+        """The message whose turn it is, or `NOTHING`."""
+        self._retrying = False
+        if self._ahead:
+            return self._ahead.popleft()
+        if self._retries:
+            self._retrying = True
+            return self._retries.popleft()
+        if self.timers is not None:
+            self.accept_due_timers()
+        return self.mailbox.get_nowait()
+
+    def put_first(self, *messages: object) -> None:
+        """Let these be handled next, in this order."""
+        if self._ahead is None:
+            self._ahead = deque()
+        self._ahead.extendleft(reversed(messages))
+
+    def has_postponed(self) -> bool:
+        """Whether a message was put back, now or before."""
+        return self.postpone or self._postponed is not None
+
+    def sort_postponed(self, message: object) -> None:
+        """The callback has returned: messages that were put back may have their turn now."""
+        if self.postpone:
+            self.postpone = False
+            if not self._retrying:
+                self._retry_postponed()
+            self._postponed = self._postponed or []
+            self._postponed.append(message)
+        else:
+            self._retry_postponed()
+
+    def _retry_postponed(self) -> None:
+        if self._postponed:
+            self._retries = self._retries or deque()
+            self._retries.extend(self._postponed)
+            self._postponed = None
+
+    def bury_all(self) -> None:
+        """Make dead letters of all that was accepted and will not be handled."""
+        if self.timers is not None:
+            for message in self.timers.due(trio.current_time()):
+                self.mailbox.accept(message)
+        left = [*(self._ahead or ()), *(self._retries or ()), *(self._postponed or ())]
+        self._ahead = self._retries = self._postponed = None
+        assert self.reason is not None
+        for message in [*left, *self.mailbox.drain()]:
+            self._bury(message, self.reason)
+
+    def _bury(self, message: object, cause: TerminateReason | OverflowPolicy) -> None:
+        content = message.message if isinstance(message, Notification) else message
+        self.hub.bury(self.ref, content, cause)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """When the loop has to look up although no message came."""
+        deadline = min(self.silent_since + self.idle_timeout, self.output.tick_due)
+        return deadline if self.timers is None else min(deadline, self.timers.next_deadline())
+
+    def set_alarm(self) -> None:
+        """Let the alarm ring no later than the next deadline.
+
+        It may ring too early, which is cheaper than to move it with every message.
+        """
+        deadline = self.next_deadline()
+        if self.alarm is not None and deadline < self.alarm.deadline:
+            self.alarm.deadline = deadline
+
+    def is_idle(self, now: float) -> bool:
+        """Whether the mailbox has been silent for ``idle_timeout``."""
+        silent = not (self.mailbox.count or self._ahead or self._retries)
+        return silent and now >= self.silent_since + self.idle_timeout
+
+    def accept_due_timers(self) -> None:
+        """Put the messages of timers whose time has come into the mailbox."""
+        if self.timers is not None:
+            for message in self.timers.due(trio.current_time()):
+                self.tell(message)
+
+    def note_silence(self) -> None:
+        """Remember when the last callback ended: the idle time runs from then."""
+        if self.called:
+            self.called = False
+            self.silent_since = trio.current_time()
+
+    # -- callbacks and what they return ----------------------------------------------------------
+
+    def begin(
+        self, callback: CallbackName, function: Callable[..., Any], *args: Any
+    ) -> Awaitable[Any] | None:
+        """Call back. What a ``def`` returned is carried out, what is to be awaited is returned."""
+        try:
+            outcome = function(*args)
+        except Exception as error:
+            self.crash(error, callback)
+            return None
+        if outcome is None:
+            return None
+        if hasattr(type(outcome), "__await__"):
+            awaitable: Awaitable[Any] = outcome
+            return awaitable
+        self.carry_out(callback, outcome)
+        return None
+
+    async def complete(self, callback: CallbackName, awaitable: Awaitable[Any]) -> None:
+        """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
+        if self.output.pending:
+            await self.flush()
+            if self.reason is not None:
+                getattr(awaitable, "close", lambda: None)()
+                if self.current is not NOTHING:
+                    self.put_first(self.current)  # it has not been handled
+                return
+        self.phase = "callback"
+        try:
+            outcome = await awaitable
+        except Exception as error:
+            self.crash(error, callback)
+        except BaseExceptionGroup as group:
+            crash, rest = group.split(Exception)
+            if crash is not None:
+                self.crash(crash, callback)
+            if rest is not None:
+                raise rest from None
+        else:
+            self.phase = "running"
+            if outcome is not None:
+                self.carry_out(callback, outcome)
+
+    def carry_out(self, callback: CallbackName, outcome: Any) -> None:
+        """Check a return value whole, then do what it says."""
+        commands = outcome if type(outcome) in (list, tuple) else (outcome,)
+        problem = self.output.check(callback, commands)
+        if problem is not None:
+            self.crash(BadReturn(callback, outcome, problem), callback)
+            return
+        for command in commands:
+            perform = _FLOW.get(type(command))
+            if perform is not None:
+                perform(self, command)
+            elif not self._add(callback, command):
+                return
+
+    def _add(self, callback: CallbackName, command: Any) -> bool:
+        try:
+            if self.output.add(command):
+                self.end(Completed() if callback == "init" else Stopped())
+        except Exception as error:
+            self.end(Failed(error))
+            return False
+        return True
+
+    def _continue(self, command: Continue) -> None:
+        if command.idle_timeout is not None:
+            self.idle_timeout = command.idle_timeout
+        if command.receive_timeout is not None or command.receive is not None:
+            self.output.regulate(command)
+
+    def _hibernate(self, command: Hibernate) -> None:
+        self.hibernating = True
+        if command.idle_timeout is not None:
+            self.idle_timeout = command.idle_timeout
+
+    def _stop(self, command: Stop) -> None:
+        self.end(command.reason)
+
+    def _then(self, command: Then) -> None:
+        self.put_first(command.message)
+
+    def _send_after(self, command: SendAfter) -> None:
+        if self.timers is None:
+            self.timers = Timers()
+            self.mailbox.overdue = self.accept_due_timers
+        when = trio.current_time() + command.delay
+        self.timers.start(when, command.message, command.key)
+
+    def _cancel_timer(self, command: CancelTimer) -> None:
+        if self.timers is not None:
+            self.timers.cancel(command.key)
+
+    def _postpone(self, command: Postpone) -> None:
+        self.postpone = True
+
+    # -- output ----------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Write what is pending; a failure ends the handler."""
+        self.phase = "writing"
+        try:
+            await self.output.flush()
+        except GONE:
+            self.end(Disconnected())
+        except Exception as error:
+            self.end(Failed(error))
+        self.phase = "running"
+
+    async def finish(self) -> None:
+        """Write the ending that the client sees."""
+        assert self.reason is not None
+        with trio.CancelScope(shield=True) as self.scope:
+            self.phase = "finishing"
+            try:
+                await self.output.finish(self.reason)
+            except GONE:
+                self.end(Disconnected())
+            except Exception as error:
+                self.end(Failed(error))
+        self.phase = "terminating"
+
+    # -- the nursery -----------------------------------------------------------------------------
+
+    def open_nursery(self) -> trio.Nursery:
+        if self.nursery is None:
+            raise RuntimeError("self.nursery lives from init to the end, and there only")
+        self.has_children = True
+        return self.nursery
+
+    def nursery_is_cancelled(self) -> bool:
+        """Whether the nursery was cancelled, by the handler or by a crash in it."""
+        return self.nursery is not None and self.nursery.cancel_scope.cancel_called
+
+    # -- names, groups, monitors -----------------------------------------------------------------
+
+    def register(self, name: Hashable, *, replace: bool) -> None:
+        if self.reason is None:
+            self.hub.registry.register(name, self, replace=replace)
+
+    def unregister(self, name: Hashable) -> None:
+        self.hub.registry.unregister(name, self)
+
+    def join(self, group: Hashable, meta: Any) -> None:
+        if self.reason is None:
+            self.hub.registry.join(group, self, meta)
+
+    def leave(self, group: Hashable) -> None:
+        self.hub.registry.leave(group, self)
+
+    def watch(self, group: Hashable) -> tuple[Member, ...]:
+        if self.reason is None:
+            self.hub.registry.watch(group, self)
+        return self.hub.registry.members(group)
+
+    def unwatch(self, group: Hashable) -> None:
+        self.hub.registry.unwatch(group, self)
+
+    def monitor(self, ref: HandlerRef[Any]) -> None:
+        if ref is self.ref:
+            raise RuntimeError("a handler cannot monitor itself: terminate hears its end")
+        other = machine_of(ref)
+        if other.phase == "ended":
+            assert other.reason is not None
+            self.tell(Down(ref, other.reason))
+        else:
+            other._monitors = other._monitors or []  # noqa: SLF001
+            other._monitors.append(self)  # noqa: SLF001
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def over(self) -> None:
+        """``terminate`` has run: tell those who wait for it."""
+        assert self.reason is not None
+        self.phase = "ended"
+        self.hub.forget(self)
+        for call in self.calls:
+            call.fail(HandlerEnded(self.reason))
+        for watcher in self._monitors or ():
+            watcher.tell(Down(self.ref, self.reason))
+        self._monitors = None
+        if self._over is not None:
+            self._over.set()
+        self.output.ended()
+
+    async def wait_over(self) -> TerminateReason:
+        if self.phase != "ended":
+            self._over = self._over or trio.Event()
+            await self._over.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+        assert self.reason is not None
+        return self.reason
+
+    def statistics(self) -> HandlerStatistics:
+        held = len(self._ahead or ()) + len(self._retries or ()) + len(self._postponed or ())
+        return HandlerStatistics(
+            phase=self.phase,
+            messages_waiting=self.mailbox.count + held,
+            messages_handled=self.handled,
+            timers=0 if self.timers is None else len(self.timers),
+            hibernating=self.hibernating,
+        )
+
+
+_FLOW: dict[type, Callable[[Machine, Any], None]] = {
+    Continue: Machine._continue,  # noqa: SLF001
+    Hibernate: Machine._hibernate,  # noqa: SLF001
+    Stop: Machine._stop,  # noqa: SLF001
+    Then: Machine._then,  # noqa: SLF001
+    SendAfter: Machine._send_after,  # noqa: SLF001
+    CancelTimer: Machine._cancel_timer,  # noqa: SLF001
+    Postpone: Machine._postpone,  # noqa: SLF001
+}

@@ -1,0 +1,315 @@
+"""The mailbox: a Trio memory channel that counts, and what it does when it is full.
+
+Laws of this file:
+
+* The limit counts messages that were accepted and whose callback has not started. Trio's own
+  bound would not do: a channel hands a message to a waiting receiver past its buffer, so it takes
+  one more when the handler waits than when it is busy.
+* Acceptance is atomic: no ``await`` between looking at the count and putting the message.
+* A message leaves exactly once: to the loop, or to the owner's ``displaced`` and ``drain``.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias, final
+
+import trio
+
+
+@final
+class Overflow(enum.Enum):
+    """What a full mailbox does with one more message."""
+
+    BLOCK = "BLOCK"
+    """``await ref.send(...)`` waits for room; ``send_nowait`` raises `trio.WouldBlock`."""
+    DROP_OLDEST = "DROP_OLDEST"
+    """The oldest waiting message becomes a dead letter, the new one is accepted."""
+    DROP_NEWEST = "DROP_NEWEST"
+    """The new message is refused: ``send_nowait`` returns ``False``."""
+    STOP = "STOP"
+    """The new message is refused and the handler ends with ``Overflowed("mailbox", limit)``."""
+
+    def __repr__(self) -> str:
+        return f"Overflow.{self.name}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KeepLatest:
+    """Coalesce: of the waiting messages with one key only the newest is kept, in the oldest's place.
+
+    Full of distinct keys it acts as ``Overflow.STOP``.
+
+    Args:
+        key: from a message to its key; key `None` is never coalesced. If it raises, the handler
+            ends with ``Crashed(error, "overflow")`` and the sender is told ``False``.
+
+    Raises:
+        TypeError: the key is not callable.
+    """
+
+    key: Callable[[Any], Hashable]
+
+    def __post_init__(self) -> None:
+        if not callable(self.key):
+            raise TypeError(f"KeepLatest(key) takes a function of a message, not {self.key!r}")
+
+
+OverflowPolicy: TypeAlias = Overflow | KeepLatest
+"""What a handler's ``overflow`` may be."""
+
+
+@final
+class Nothing(enum.Enum):
+    """No message: `None` is a message like any other."""
+
+    NOTHING = "NOTHING"
+
+
+NOTHING: Final = Nothing.NOTHING
+
+
+class Owner(Protocol):
+    """What a mailbox tells the handler that it belongs to."""
+
+    def overflowed(self, limit: int) -> None:
+        """The mailbox was full under ``STOP``."""
+
+    def displaced(self, message: object, policy: OverflowPolicy) -> None:
+        """An accepted message lost its place to a newer one."""
+
+    def key_crashed(self, error: Exception) -> None:
+        """The key function of `KeepLatest` raised."""
+
+
+def check_mailbox(size: object, policy: object) -> None:
+    """Refuse a mailbox that cannot be made.
+
+    Raises:
+        TypeError: the size is no integer, or the policy is no policy.
+        ValueError: the size is less than one.
+    """
+    if isinstance(size, bool) or not (isinstance(size, int) or size == math.inf):
+        raise TypeError(f"mailbox_size must be a number of messages, not {size!r}")
+    if size < 1:
+        raise ValueError(f"mailbox_size must be at least 1, not {size!r}")
+    if not isinstance(policy, (Overflow, KeepLatest)):
+        choices = ", ".join(map(repr, Overflow))
+        raise TypeError(f"overflow must be {choices} or KeepLatest(key), not {policy!r}")
+
+
+class Mailbox:
+    """The bounded queue in front of one handler.
+
+    Args:
+        limit: messages accepted and not yet started.
+        policy: what happens beyond the limit.
+        owner: who is told about it.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_displaced",
+        "_handed",
+        "_parked",
+        "_receive",
+        "_reserved",
+        "_send",
+        "closed",
+        "count",
+        "limit",
+        "overdue",
+        "owner",
+        "policy",
+    )
+
+    def __init__(self, limit: float, policy: OverflowPolicy, owner: Owner) -> None:
+        self.limit = limit
+        self.policy = policy
+        self.owner = owner
+        self.count = 0
+        self.closed = False
+        self.overdue: Callable[[], None] | None = None  # accepts timers that are due, before others
+        self._send, self._receive = trio.open_memory_channel[Any](math.inf)
+        self._blocked: trio.lowlevel.ParkingLot | None = None
+        self._reserved = 0  # places given to blocked senders that have not run yet
+        self._parked = False  # the loop waits in the channel
+        self._handed = False  # ... and has been given a message that it has not started
+        self._displaced = False  # ... which has lost its place since
+
+    # -- senders ---------------------------------------------------------------------------------
+
+    def put_nowait(self, message: object) -> bool:
+        """Accept a message, or say why not.
+
+        Returns:
+            Whether the message was accepted.
+
+        Raises:
+            trio.WouldBlock: full under ``Overflow.BLOCK``.
+        """
+        if self.closed:
+            return False
+        if self.overdue is not None:
+            self.overdue()
+        if self.count + self._reserved >= self.limit:
+            return self._full(message)
+        self.accept(message)
+        return True
+
+    def accept(self, message: object) -> None:
+        """Accept a message beyond the limit too: timers, monitors."""
+        if self._parked:
+            self._parked, self._handed = False, True
+        self.count += 1
+        self._send.send_nowait(message)
+
+    async def put(self, message: object) -> bool:
+        """Accept a message; under ``Overflow.BLOCK`` wait for room, first come, first served."""
+        try:
+            accepted = self.put_nowait(message)
+        except trio.WouldBlock:
+            if self._blocked is None:
+                self._blocked = trio.lowlevel.ParkingLot()
+            await self._blocked.park()  # whoever makes room reserves the place for us
+            if self.closed:
+                return False
+            self._reserved -= 1
+            self.accept(message)
+            return True
+        await trio.lowlevel.checkpoint()
+        return accepted
+
+    def _full(self, message: object) -> bool:
+        if self.policy is Overflow.BLOCK:
+            raise trio.WouldBlock(
+                f"the mailbox holds {self.count} messages; await ref.send() waits"
+            )
+        if self.policy is Overflow.DROP_OLDEST:
+            self._displace_oldest()
+            self.accept(message)
+            return True
+        if self.policy is not Overflow.DROP_NEWEST:
+            self.owner.overflowed(int(self.limit))
+        return False
+
+    def _displace_oldest(self) -> None:
+        self.count -= 1
+        if self._handed and not self._displaced:
+            self._displaced = True  # out of reach until the loop runs: it will see the mark
+        else:
+            self.owner.displaced(self._receive.receive_nowait(), self.policy)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def get_nowait(self) -> object:
+        """The next message, which counts as started now, or `NOTHING`."""
+        if not self.count:
+            return NOTHING
+        return self._started(self._receive.receive_nowait())
+
+    async def get(self) -> object:
+        """Wait for the next message; cancellation loses none.
+
+        A message that was handed over cannot be cancelled away: Trio returns it first.
+        """
+        self._parked = True
+        try:
+            message = await self._receive.receive()
+        finally:
+            self._parked = self._handed = False
+        if self._displaced:
+            self._displaced = False
+            self.owner.displaced(message, self.policy)
+            message = self._receive.receive_nowait()  # what displaced it
+        return self._started(message)
+
+    def _started(self, message: object) -> object:
+        self.count -= 1
+        if self._blocked:
+            self._reserved += 1  # the place goes to the sender that has waited longest
+            self._blocked.unpark()
+        return message
+
+    def close(self) -> None:
+        """Accept nothing more; senders that wait for room are told ``False``."""
+        self.closed = True
+        if self._blocked:
+            self._blocked.unpark_all()
+
+    def drain(self) -> list[object]:
+        """Take out all that was accepted and never started, oldest first."""
+        left: list[object] = []
+        while True:
+            try:
+                left.append(self._receive.receive_nowait())
+            except trio.WouldBlock:
+                self.count = 0
+                self._send.close()
+                self._receive.close()
+                return left
+
+
+class _Cell:
+    """A place in the queue whose message can be exchanged."""
+
+    __slots__ = ("key", "message")
+
+    def __init__(self, message: object, key: Hashable) -> None:
+        self.message = message
+        self.key = key
+
+
+class CoalescingMailbox(Mailbox):
+    """The mailbox of `KeepLatest`: a newer message takes the place of an older one of its key."""
+
+    __slots__ = ("_cells", "_key_of")
+
+    def __init__(self, limit: float, policy: KeepLatest, owner: Owner) -> None:
+        super().__init__(limit, policy, owner)
+        self._key_of = policy.key
+        self._cells: dict[Hashable, _Cell] = {}
+
+    def put_nowait(self, message: object) -> bool:
+        if self.closed:
+            return False
+        try:
+            key = self._key_of(message)
+            cell = None if key is None else self._cells.get(key)
+        except Exception as error:
+            self.owner.key_crashed(error)
+            return False
+        if cell is not None:
+            older, cell.message = cell.message, message
+            self.owner.displaced(older, self.policy)
+            return True
+        cell = _Cell(message, key)
+        accepted = super().put_nowait(cell)
+        if accepted and key is not None:
+            self._cells[key] = cell
+        return accepted
+
+    def _started(self, message: object) -> object:
+        super()._started(message)
+        return self._open(message)
+
+    def _open(self, message: object) -> object:
+        if not isinstance(message, _Cell):  # a timer's or a monitor's, accepted past the policy
+            return message
+        if message.key is not None:
+            del self._cells[message.key]
+        return message.message
+
+    def drain(self) -> list[object]:
+        return [self._open(message) for message in super().drain()]
+
+
+def make_mailbox(limit: float, policy: OverflowPolicy, owner: Owner) -> Mailbox:
+    """The mailbox for a policy."""
+    if isinstance(policy, KeepLatest):
+        return CoalescingMailbox(limit, policy, owner)
+    return Mailbox(limit, policy, owner)

@@ -1,0 +1,113 @@
+"""`App`: a Starlette application with a hub of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, overload
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
+from starlette.types import Lifespan, Receive, Scope, Send
+
+from .._core._errors import ResponseAborted
+from ._hub import Hub
+from ._options import Factory
+from ._routes import HandlerRoute
+
+FactoryT = TypeVar("FactoryT", bound=Factory)
+
+
+class App(Starlette):
+    """An ASGI application: Starlette's routing and middleware, and a `Hub` that runs the handlers.
+
+    Args:
+        routes: `HandlerRoute` values, and any other routes of Starlette's.
+        hub: the hub; a new one by default.
+        middleware: Starlette's ``Middleware`` values.
+        exception_handlers: as in Starlette.
+        lifespan: your own lifespan; it runs inside of the hub's.
+        debug: as in Starlette.
+
+    Raises:
+        ValueError: two handler routes were given the same name.
+
+    Attributes:
+        hub: where the handlers run.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[BaseRoute] | None = None,
+        *,
+        hub: Hub | None = None,
+        middleware: Sequence[Middleware] | None = None,
+        exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
+        lifespan: Lifespan[Any] | None = None,
+        debug: bool = False,
+    ) -> None:
+        self.hub = Hub() if hub is None else hub
+
+        @asynccontextmanager
+        async def run_hub(app: Any) -> AsyncIterator[Any]:
+            async with self.hub.lifespan(app):
+                if lifespan is None:
+                    yield None
+                else:
+                    async with lifespan(app) as state:
+                        yield state
+
+        super().__init__(
+            debug=debug,
+            routes=routes,
+            middleware=middleware,
+            exception_handlers=exception_handlers,
+            lifespan=run_hub,
+        )
+        for route in self.routes:
+            if isinstance(route, HandlerRoute) and route.hub is None:
+                route.hub = self.hub
+
+    @overload
+    def route(
+        self, path: str, handler: FactoryT, *, name: str | None = None, **overrides: Any
+    ) -> FactoryT: ...
+
+    @overload
+    def route(
+        self, path: str, *, name: str | None = None, **overrides: Any
+    ) -> Callable[[FactoryT], FactoryT]: ...
+
+    def route(
+        self, path: str, handler: Any = None, *, name: str | None = None, **overrides: Any
+    ) -> Any:
+        """Serve a handler at a path: a decorator, or a plain call.
+
+        Args:
+            path: a path of Starlette's, such as ``"/rooms/{room}"``.
+            handler: a handler class, or a callable that returns a new handler; without it the
+                result is a decorator.
+            name: the route's name for ``url_path_for``; the handler's name by default.
+            overrides: the handler's options for this route.
+
+        Returns:
+            The handler as it was given, or a decorator.
+
+        Raises:
+            TypeError: no handler, an unknown option or a value of the wrong type.
+            ValueError: a bad path, an impossible value, or a name that another route has.
+        """
+        if handler is None:
+            return lambda decorated: self.route(path, decorated, name=name, **overrides)
+        if name is not None and any(getattr(route, "name", None) == name for route in self.routes):
+            raise ValueError(f"another route has the name {name!r}; url_path_for could not tell")
+        self.router.routes.append(self.hub.route(path, handler, name=name, **overrides))
+        return handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI call."""
+        try:
+            await super().__call__(scope, receive, send)
+        except ResponseAborted:
+            return  # an unfinished response makes every server cut the connection

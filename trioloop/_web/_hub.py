@@ -1,0 +1,167 @@
+"""`Hub`: what one process runs handlers in, and the ways to serve them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .._core._handler import Handler
+from .._core._hub import HubCore
+from ._options import Factory, check_options, check_overrides, make_handler
+from ._routes import HandlerRoute
+from ._serving import SHUTDOWN_NOTICE, serve_call
+
+
+class Hub(HubCore):
+    """Where the handlers of one process run: their nursery, names, groups and hooks.
+
+    An `App` has one. Inside a Starlette or FastAPI application make your own, give that
+    application ``lifespan=hub.lifespan``, and serve handlers with `route`, `endpoint`, `response`
+    or `run`.
+
+    Args:
+        dead_letter: called as ``dead_letter(ref, message, cause)`` with every message that was
+            accepted and not handled; what it raises is logged.
+        random: the source of jitter; tests give a seeded ``random.Random``.
+
+    Attributes:
+        id: a string that is unique to this hub.
+        random: the source of jitter.
+        draining: whether the hub shuts down.
+    """
+
+    def lifespan(self, app: Any = None) -> AbstractAsyncContextManager[None]:
+        """Run the hub.
+
+        Write ``Starlette(lifespan=hub.lifespan)``, or ``async with hub.lifespan(app):`` inside of
+        your own lifespan. At the end every handler gets `ShutDown`, and the context ends when they have terminated.
+
+        Args:
+            app: ignored; Starlette passes it.
+
+        Raises:
+            RuntimeError: the hub is running already, or this is not Trio.
+        """
+        return self.running_here()
+
+    def route(
+        self, path: str, handler: Factory, *, name: str | None = None, **overrides: Any
+    ) -> HandlerRoute:
+        """A route for the route list of a Starlette or FastAPI application.
+
+        Args:
+            path: a path of Starlette's, such as ``"/rooms/{room}"``.
+            handler: a handler class, or a callable that returns a new handler.
+            name: the route's name for ``url_path_for``.
+            overrides: the handler's options for this route.
+
+        Raises:
+            TypeError: no handler, an unknown option or a value of the wrong type.
+            ValueError: a bad path or an impossible value.
+        """
+        route = HandlerRoute(path, handler, name=name, **overrides)
+        route.hub = self
+        return route
+
+    def endpoint(self, handler: Factory, **overrides: Any) -> Endpoint:
+        """A handler as an ASGI application, to be mounted or routed to.
+
+        Args:
+            handler: a handler class, or a callable that returns a new handler.
+            overrides: the handler's options here.
+
+        Raises:
+            TypeError: no handler, an unknown option or a value of the wrong type.
+            ValueError: an impossible value.
+        """
+        return Endpoint(self, handler, overrides)
+
+    def response(self, handler: Handler[Any]) -> Response:
+        """A handler as a response: ``return hub.response(Inbox(user))`` from a route.
+
+        Headers and cookies that are set on it are sent with the handler's own. A body that the
+        route has read is gone; give what was in it to the handler.
+
+        Args:
+            handler: a new handler.
+
+        Raises:
+            TypeError: no handler, or an option of the wrong type.
+            ValueError: an impossible option.
+        """
+        return HandlerResponse(self, handler)
+
+    async def run(self, handler: Handler[Any], connection: Request) -> None:
+        """Run a handler on a request that is being served, until it has ended.
+
+        Args:
+            handler: a new handler.
+            connection: Starlette's request, made with ``receive`` and ``send``.
+
+        Raises:
+            TypeError: no handler, or an option of the wrong type.
+            ValueError: an impossible option.
+            ResponseAborted: the server shall cut the connection.
+        """
+        receive: Receive = connection.receive
+        send: Send = connection._send  # noqa: SLF001 - there is no other way to it
+        await serve_call(self, ready(handler), connection.scope, receive, send)
+
+    def follow_server(self, scope: Scope) -> None:
+        """Drain when the server does, if it says when."""
+        notice: Mapping[str, Any] | None = (scope.get("extensions") or {}).get(SHUTDOWN_NOTICE)
+        if notice is not None:
+            self.drain_after(notice["wait"])
+
+
+def ready(handler: Handler[Any]) -> Callable[[], Handler[Any]]:
+    """A factory of one handler that exists.
+
+    Raises:
+        TypeError: no handler, or an option of the wrong type.
+        ValueError: an impossible option.
+    """
+    if not isinstance(handler, Handler):
+        raise TypeError(f"a handler, not {handler!r}")
+    check_options(handler, {})
+    return partial(make_handler, lambda: handler, {})
+
+
+class Endpoint:
+    """A handler as an ASGI application. Made by `Hub.endpoint`."""
+
+    def __init__(self, hub: Hub, handler: Factory, overrides: Mapping[str, Any]) -> None:
+        check_overrides(handler, overrides)
+        self._hub = hub
+        self._make = partial(make_handler, handler, overrides)
+        self.__name__: str = getattr(handler, "__name__", type(handler).__name__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await serve_call(self._hub, self._make, scope, receive, send)
+
+
+class HandlerResponse(Response):
+    """A handler as a response. Made by `Hub.response`."""
+
+    def __init__(self, hub: Hub, handler: Handler[Any]) -> None:
+        super().__init__()
+        self.raw_headers = []  # a stream's length is not known
+        self._hub = hub
+        self._make = ready(handler)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *self.raw_headers]}
+            await send(message)
+
+        own = send_with_headers if self.raw_headers else send
+        await serve_call(self._hub, self._make, scope, receive, own)
+        if self.background is not None:
+            await self.background()

@@ -1,0 +1,132 @@
+"""The options of a handler: class attributes, overridden for a route by keyword arguments.
+
+Law of this file: an impossible value is refused when the route is made, when the class is known
+by then, and in any case before ``init``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from .._core._commands import check_seconds
+from .._core._handler import Handler
+from .._core._mailbox import check_mailbox
+from ._event_stream_handler import EventStreamHandler
+
+Factory: TypeAlias = Callable[[], Handler[Any]]
+"""A handler class, or any callable that returns a handler."""
+
+
+def _check_bytes(name: str, value: object) -> None:
+    if isinstance(value, bool) or not (isinstance(value, int) or value == math.inf):
+        raise TypeError(f"{name} must be a number of bytes, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be zero or more bytes, not {value!r}")
+
+
+def _check_methods(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, str) or not isinstance(value, (tuple, list)):
+        raise TypeError(
+            f'{name} must be None or a tuple of methods like ("GET", "POST"), not {value!r}'
+        )
+    for method in value:
+        if (
+            not isinstance(method, str)
+            or not method.isascii()
+            or method != method.upper()
+            or not method
+        ):
+            raise ValueError(f"{name}: {method!r} is no HTTP method in capitals")
+
+
+def _check_keepalive(name: str, value: object) -> None:
+    check_seconds(name, value)
+    if value == 0:
+        raise ValueError(f"{name} must be more than 0 seconds (math.inf for none)")
+
+
+def _check_retry(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{name} must be None or milliseconds from 0, not {value!r}")
+
+
+_CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
+    "idle_timeout": check_seconds,
+    "receive_timeout": check_seconds,
+    "send_timeout": check_seconds,
+    "terminate_timeout": check_seconds,
+    "max_body": _check_bytes,
+    "methods": _check_methods,
+    "keepalive": _check_keepalive,
+    "retry": _check_retry,
+    "mailbox_size": lambda name, value: None,  # together with overflow, below
+    "overflow": lambda name, value: None,
+}
+
+_RESERVED: Final = frozenset({"ref", "hub", "request", "nursery", "last_event_id"})
+
+
+def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
+    """Check a route's handler and options, as far as they are known before a request.
+
+    Raises:
+        TypeError: no handler, an unknown option, or a value of the wrong type.
+        ValueError: an impossible value.
+    """
+    if isinstance(factory, Handler):
+        raise TypeError(
+            f"{factory!r} is one handler, which serves one request; give the class, or a callable"
+            " that makes a new one each time"
+        )
+    if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Handler)):
+        raise TypeError(f"a handler class or a callable that returns a handler, not {factory!r}")
+    owner: Any = factory if isinstance(factory, type) else EventStreamHandler
+    for name in overrides:
+        if not _is_option(owner, name):
+            known = ", ".join(sorted(option for option in _CHECKS if hasattr(owner, option)))
+            raise TypeError(f"{owner.__name__} has no option {name!r}; it has {known}")
+    check_options(owner, overrides)
+
+
+def _is_option(owner: Any, name: str) -> bool:
+    if name.startswith("_") or name in _RESERVED or not hasattr(owner, name):
+        return False
+    return name in _CHECKS or not callable(getattr(owner, name))
+
+
+def check_options(owner: Any, overrides: Mapping[str, Any]) -> None:
+    """Check the values that a class or a handler has under these overrides.
+
+    Raises:
+        TypeError: a value of the wrong type.
+        ValueError: an impossible value.
+    """
+    values = {name: getattr(owner, name) for name in _CHECKS if hasattr(owner, name)}
+    values.update(overrides)
+    for name, value in values.items():
+        if name in _CHECKS:
+            _CHECKS[name](name, value)
+    check_mailbox(values["mailbox_size"], values["overflow"])
+
+
+def make_handler(factory: Factory, overrides: Mapping[str, Any]) -> Handler[Any]:
+    """Make the handler of one request.
+
+    Raises:
+        TypeError: the factory returned something else, or a handler that has been used.
+        Exception: what the factory raises.
+    """
+    handler = factory()
+    if not isinstance(handler, Handler):
+        raise TypeError(f"{factory!r} returned {handler!r}, which is no handler")
+    if "ref" in vars(handler):
+        raise TypeError(f"{factory!r} returned {handler!r} again; a handler serves one request")
+    for name, value in overrides.items():
+        setattr(handler, name, value)
+    if not isinstance(factory, type):
+        check_options(handler, {})
+    return handler

@@ -1,0 +1,263 @@
+"""Outputs: how the commands of one handler become one HTTP response.
+
+Laws of this file:
+
+* The state of the response moves along `LIFE`, and nothing is written that it forbids.
+* What is added is kept until it is flushed; one flush is at most one head and one piece of body.
+* After a write that failed, nothing more is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import trio
+
+from .._core._commands import Continue
+from .._core._reasons import CallbackName, Failed, ShutDown, TerminateReason
+from .._wire import LIFE, ResponseState, ResponseStep, ServerSentEvent, encode_event
+from ._commands import Chunk, Reply, StartResponse
+from ._endings import Ending, Farewell, ending_for
+from ._headers import RawHeaders, raw_headers, with_defaults
+from ._legality import EVENT_STREAM, LOOP, Table, find_problem
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from ._event_stream_handler import EventStreamHandler
+    from ._link import Link
+    from ._loop_handler import LoopHandler
+
+EVENT_STREAM_HEADERS: Final = raw_headers(
+    {
+        "content-type": "text/event-stream",
+        "cache-control": "no-store, no-transform",
+        "x-accel-buffering": "no",
+    }
+)
+KEEPALIVE: Final = b":\n\n"
+DEFAULT_RETRY: Final = 2000
+"""Milliseconds that an event stream's clients are told to wait, give or take, at a shutdown."""
+
+
+class HTTPOutput:
+    """The response of a `LoopHandler`.
+
+    Args:
+        handler: whose output it is.
+        link: the way to the client.
+        random: the source of jitter.
+    """
+
+    table: ClassVar[Table] = LOOP
+
+    __slots__ = (
+        "_head",
+        "_link",
+        "_parts",
+        "_random",
+        "_start",
+        "pending",
+        "size",
+        "state",
+        "tick_due",
+    )
+
+    def __init__(self, handler: LoopHandler[Any], link: Link, random: Random) -> None:
+        self._link = link
+        self._random = random
+        self._head: bool = link.scope["method"] == "HEAD"
+        self._start: dict[str, Any] | None = None
+        self._parts: list[bytes] = []
+        self.state = ResponseState.WAITING
+        self.pending = 0
+        self.size = 0
+        self.tick_due = math.inf
+        link.send_timeout = handler.send_timeout
+        link.receive_timeout = handler.receive_timeout
+        link.max_body = handler.max_body
+
+    # -- what the machine asks -------------------------------------------------------------------
+
+    def check(self, callback: CallbackName, commands: tuple[Any, ...] | list[Any]) -> str | None:
+        return find_problem(self.table, self.state, callback, commands)
+
+    def regulate(self, command: Continue) -> None:
+        if command.receive_timeout is not None:
+            self._link.receive_timeout = command.receive_timeout
+
+    def add(self, command: Any) -> bool:
+        match command:
+            case Reply():
+                self._reply(command.status, command.raw_headers, command.content)
+                return True
+            case StartResponse():
+                self._open(command.status, command.raw_headers)
+            case Chunk():
+                self._add_data(command.content)
+        return False
+
+    def initialised(self) -> bool:
+        return self._head
+
+    def tick(self, now: float) -> None:
+        self.tick_due = math.inf
+
+    async def flush(self) -> None:
+        started = await self._write_start()
+        body = b"" if self._head else self._take_parts()
+        if body or started:  # servers may hold back the head until there is a body, if an empty one
+            await self._link.write({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def finish(self, reason: TerminateReason) -> None:
+        if not self._link.broken:
+            await self._finish(ending_for(reason), reason)
+        elif isinstance(reason, Failed):
+            self._cut()
+        self._link.finished()
+
+    def failure(self, error: Exception) -> Callable[[], object] | None:
+        return None
+
+    def ended(self) -> None:
+        self._link.release()
+
+    # -- the life of the response ----------------------------------------------------------------
+
+    def _step(self, step: ResponseStep) -> None:
+        self.state = LIFE[self.state][step]
+
+    def _open(self, status: int, headers: RawHeaders) -> None:
+        self._step(ResponseStep.START)
+        self._start = {"type": "http.response.start", "status": status, "headers": headers}
+        self.pending += 1
+
+    def _reply(self, status: int, headers: RawHeaders, body: bytes) -> None:
+        self._step(ResponseStep.REPLY)
+        if status not in (204, 304):
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        self._start = {"type": "http.response.start", "status": status, "headers": headers}
+        self._parts.append(body)
+        self.pending += 1
+
+    def _add_data(self, data: bytes) -> None:
+        self._step(ResponseStep.DATA)
+        self._parts.append(data)
+        self.pending += 1
+        self.size += len(data)
+
+    def _take_parts(self) -> bytes:
+        parts, self._parts = self._parts, []
+        self.pending = self.size = 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _write_start(self) -> bool:
+        if self._start is None:
+            return False
+        start, self._start = self._start, None
+        await self._link.write(start)
+        return True
+
+    async def _finish(self, ending: Ending, reason: TerminateReason) -> None:
+        if ending.farewell is Farewell.NONE:
+            return
+        if self.state is ResponseState.WAITING:
+            self._answer(ending, reason)
+        elif self.state is ResponseState.OPEN and ending.farewell is Farewell.CLEAN:
+            self._say_goodbye(reason)
+            self._step(ResponseStep.END)
+        if self.state is ResponseState.DONE:
+            await self._write_start()
+            body = b"" if self._head else self._take_parts()
+            await self._link.write({"type": "http.response.body", "body": body, "more_body": False})
+        else:
+            await self.flush()
+            self._cut()
+
+    def _answer(self, ending: Ending, reason: TerminateReason) -> None:
+        if ending.status is None:
+            return
+        headers: RawHeaders = []
+        if ending.retry_after:
+            headers.append((b"retry-after", b"%d" % self._random.randint(1, 3)))
+        self._reply(ending.status, headers, b"")
+
+    def _say_goodbye(self, reason: TerminateReason) -> None:
+        """Add what an open response shall end with."""
+
+    def _cut(self) -> None:
+        if self.state in (ResponseState.WAITING, ResponseState.OPEN):
+            self._step(ResponseStep.CUT)
+        self._link.cut()
+
+
+class EventStreamOutput(HTTPOutput):
+    """The response of an `EventStreamHandler`."""
+
+    table = EVENT_STREAM
+
+    __slots__ = ("_first", "_handler", "_unencodable")
+
+    def __init__(self, handler: EventStreamHandler[Any], link: Link, random: Random) -> None:
+        super().__init__(handler, link, random)
+        self._handler = handler
+        self._first: ServerSentEvent | None = None  # ... of those that are not written yet
+        self._unencodable: ServerSentEvent | None = None
+
+    def add(self, command: Any) -> bool:
+        if type(command) is not ServerSentEvent:
+            return super().add(command)
+        if self._start is None and self.state is ResponseState.WAITING:
+            self._open_stream(200, [])
+        try:
+            self._add_data(encode_event(command))
+        except (TypeError, ValueError):
+            self._unencodable = command
+            raise
+        if self._first is None:
+            self._first = command
+        return False
+
+    def _open(self, status: int, headers: RawHeaders) -> None:
+        self._open_stream(status, headers)
+
+    def _open_stream(self, status: int, headers: RawHeaders) -> None:
+        super()._open(status, with_defaults(headers, EVENT_STREAM_HEADERS))
+        if self._handler.retry is not None:
+            self._add_data(encode_event(ServerSentEvent(retry=self._handler.retry)))
+
+    def initialised(self) -> bool:
+        if self.state is ResponseState.WAITING:
+            self._open_stream(200, [])
+        return self._head
+
+    def tick(self, now: float) -> None:
+        if now >= self.tick_due:
+            self._add_data(KEEPALIVE)
+
+    async def flush(self) -> None:
+        await super().flush()
+        self._first = None
+        self.tick_due = trio.current_time() + self._handler.keepalive
+
+    def failure(self, error: Exception) -> Callable[[], object] | None:
+        event = self._unencodable or self._first
+        return None if event is None else partial(self._handler.error, event, error)
+
+    def _answer(self, ending: Ending, reason: TerminateReason) -> None:
+        if not isinstance(reason, ShutDown):
+            super()._answer(ending, reason)
+            return
+        self._open_stream(200, [])  # a 503 would make browsers give up
+        self._say_goodbye(reason)
+        self._step(ResponseStep.END)
+
+    def _say_goodbye(self, reason: TerminateReason) -> None:
+        if isinstance(reason, ShutDown):
+            base = self._handler.retry if self._handler.retry is not None else DEFAULT_RETRY
+            self._add_data(
+                encode_event(ServerSentEvent(retry=self._random.randint(base, 3 * base)))
+            )
