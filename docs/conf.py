@@ -25,6 +25,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
+napoleon_use_rtype = False  # types are in the signatures: a colon after "Returns:" is punctuation
 
 # Every reference to trioloop must lead somewhere (`-n`). References to other projects cannot: no
 # intersphinx, because it fetches their inventories, and the documentation must build offline.
@@ -37,3 +38,21 @@ nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(dir(builtins))})"),  # None, str, TypeError
     (r"py:.*", r"trioloop\._.+T"),  # MessageT: autodoc has no entry for type variables
 ]
+
+
+def resolve_to_facade(app, env, node, contnode):
+    """Let ``trioloop._core._ref.HandlerRef`` lead to ``trioloop.HandlerRef``.
+
+    An annotation such as ``HandlerRef[Any]`` remembers the module in which it was written.
+    """
+    module, _, name = node.get("reftarget", "").rpartition(".")
+    if not module.startswith("trioloop._"):
+        return None
+    python = env.get_domain("py")
+    found = (app.builder, f"trioloop.{name}", node["reftype"], node, contnode)
+    return python.resolve_xref(env, node["refdoc"], *found)
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("missing-reference", resolve_to_facade)

@@ -36,7 +36,8 @@ async def run_handler(m: Machine) -> None:
             try:
                 await hibernate(m)
                 async with trio.open_nursery() as m.nursery:
-                    await take_turns(m)
+                    while await take_turns(m):
+                        pass
                     m.nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
                 crash, rest = group.split(Exception)
@@ -50,31 +51,37 @@ async def run_handler(m: Machine) -> None:
         await conclude(m)
 
 
-async def take_turns(m: Machine) -> None:
-    """Handle messages until there is a reason to end, or to leave the nursery."""
+async def take_turns(m: Machine) -> bool:
+    """Handle messages until there is a reason to end, or to leave the nursery.
+
+    Returns:
+        Whether to go on in the same nursery: only the alarm has rung.
+    """
     with (
         trio.CancelScope(deadline=m.next_deadline()) as m.alarm,
         trio.CancelScope(shield=True) as m.scope,
     ):
         await look_at_clock(m)
         turns = 0
-        while m.reason is None and not (m.has_children and m.nursery_is_cancelled()):
+        while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
             message = m.next_message()
             if message is NOTHING:
                 m.note_silence()
                 if m.output.pending:
                     await m.flush()
                     continue
-                if m.hibernating and not m.has_children:
-                    return
+                if m.hibernating and not m.has_child_tasks():
+                    return False
                 message = await wait_for_message(m)
                 if m.reason is not None:
                     m.put_first(message)  # accepted but too late: a dead letter like the others
-                    return
+                    return False
             await handle_message(m, message)
             turns += 1
             if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
                 await m.flush()
+        return False
+    return m.reason is None
 
 
 async def look_at_clock(m: Machine) -> None:
@@ -111,7 +118,7 @@ async def wait_for_message(m: Machine) -> object:
 async def hibernate(m: Machine) -> None:
     """Wait with no nursery and no shield, if the handler wants that."""
     if m.hibernating:
-        m.nursery = None
+        m.nursery, m.used_nursery = None, False
         with trio.CancelScope(deadline=m.next_deadline()) as m.alarm:
             m.scope = m.alarm
             m.phase = "waiting"

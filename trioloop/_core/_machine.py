@@ -68,7 +68,6 @@ class Machine:
         "entered",
         "handled",
         "handler",
-        "has_children",
         "hibernating",
         "hub",
         "idle_timeout",
@@ -83,6 +82,7 @@ class Machine:
         "silent_since",
         "task",
         "timers",
+        "used_nursery",
     )
 
     def __init__(self, handler: Handler[Any], hub: HubCore, output: Output) -> None:
@@ -101,7 +101,7 @@ class Machine:
         self.entered = False  # init has been called
         self.called = False  # a callback has run since silent_since was noted
         self.hibernating = False
-        self.has_children = False
+        self.used_nursery = False
         self.silent_since = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
@@ -389,7 +389,10 @@ class Machine:
     # -- output ----------------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Write what is pending; a failure ends the handler."""
+        """Write what is pending; a failure ends the handler. At least a checkpoint."""
+        if not self.output.pending:
+            await trio.lowlevel.checkpoint()
+            return
         self.phase = "writing"
         try:
             await self.output.flush()
@@ -417,8 +420,12 @@ class Machine:
     def open_nursery(self) -> trio.Nursery:
         if self.nursery is None:
             raise RuntimeError("self.nursery lives from init to the end, and there only")
-        self.has_children = True
+        self.used_nursery = True
         return self.nursery
+
+    def has_child_tasks(self) -> bool:
+        """Whether somebody lives in the nursery."""
+        return self.nursery is not None and bool(self.nursery.child_tasks)
 
     def nursery_is_cancelled(self) -> bool:
         """Whether the nursery was cancelled, by the handler or by a crash in it."""
