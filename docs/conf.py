@@ -33,6 +33,15 @@ elsewhere = {
     *sys.stdlib_module_names,
     *("anyio", "fastapi", "hypercorn", "starlette", "trio", "typing_extensions"),
 }
+nitpick_ignore = [
+    # In signatures, but nothing that a user makes or derives from.
+    ("py:class", "trioloop._core._handler.Handler"),
+    ("py:class", "trioloop._web._hub.Endpoint"),
+    # Where `__module__` says trioloop, autodoc looks there for the names in annotations, in vain.
+    ("py:class", "Application"),
+    ("py:class", "Config"),
+    ("py:class", "Request"),
+]
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(map(re.escape, sorted(elsewhere)))})(\..+)?"),
     (r"py:.*", rf"({'|'.join(dir(builtins))})"),  # None, str, TypeError
@@ -48,9 +57,11 @@ def resolve_to_facade(app, env, node, contnode):
     module, _, name = node.get("reftarget", "").rpartition(".")
     if not module.startswith("trioloop._"):
         return None
+    name = f"trioloop.{name}"
     python = env.get_domain("py")
-    found = (app.builder, f"trioloop.{name}", node["reftype"], node, contnode)
-    return python.resolve_xref(env, node["refdoc"], *found)
+    return python.resolve_xref(
+        env, node["refdoc"], app.builder, node["reftype"], name, node, contnode
+    )
 
 
 def setup(app):

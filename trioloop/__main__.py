@@ -105,8 +105,9 @@ def _configuration(path: str | None) -> Config:
             return Config.from_pyfile(rest)  # pyright: ignore[reportUnknownMemberType]
         return Config.from_toml(path)  # pyright: ignore[reportUnknownMemberType]
     except Exception as error:  # a configuration in Python may raise anything
+        cause = error.__context__ or error  # a missing module, before Hypercorn split its name
         raise CannotServeError(
-            f"cannot read the configuration {path!r}: {type(error).__name__}: {error}; "
+            f"cannot read the configuration {path!r}: {type(cause).__name__}: {cause}; "
             "it takes a TOML file, file: and a Python file (name.py), or python: and a module"
         ) from error
 

@@ -82,9 +82,10 @@ async def serve(
         When the drain and the application's lifespan are over.
 
     Raises:
+        hypercorn.utils.LifespanFailureError: The application refused to start or to stop.
         BaseExceptionGroup: Among others with an ``OSError`` (an address cannot be bound, a TLS
-            file cannot be read), with Hypercorn's ``LifespanFailureError`` or
-            ``LifespanTimeoutError``, or with what ``shutdown_trigger`` raised.
+            file cannot be read), with Hypercorn's ``LifespanTimeoutError``, or with what
+            ``shutdown_trigger`` raised.
 
     Source: ``hypercorn.trio.serve``, which takes the same arguments.
     """
@@ -102,17 +103,21 @@ async def _serve_telling(
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     draining = trio.Event()
-    await worker_serve(
-        ASGIWrapper(_told(app, draining)),
-        config,
-        sockets=sockets,
-        shutdown_trigger=_noting(trigger, draining),
-        task_status=task_status,
-    )
+    lifespan = _Lifespan(app)
+    with lifespan.server:
+        await worker_serve(
+            ASGIWrapper(_told(app, lifespan.run, draining)),
+            config,
+            sockets=sockets,
+            shutdown_trigger=_noting(trigger, draining),
+            task_status=task_status,
+        )
+    if lifespan.failure is not None:
+        raise lifespan.failure
 
 
-def _told(app: Application, draining: trio.Event) -> Application:
-    """Put the shutdown notice into every scope that `app` gets."""
+def _told(app: Application, lifespan: Application, draining: trio.Event) -> Application:
+    """Put the shutdown notice into every scope, and send lifespans to `lifespan`."""
 
     # A closure, not the event's bound method: Hypercorn's ProxyFixMiddleware deep-copies the scope,
     # which keeps a function as it is and would copy the event behind a method.
@@ -124,39 +129,57 @@ def _told(app: Application, draining: trio.Event) -> Application:
             **(scope.get("extensions") or {}),
             SHUTDOWN_EXTENSION: {"wait": wait},
         }
-        scope = {**scope, "extensions": extensions}
-        if scope["type"] == "lifespan":
-            await _whole_lifespan(app, scope, receive, send)
-        else:
-            await app(scope, receive, send)
+        run = lifespan if scope["type"] == "lifespan" else app
+        await run({**scope, "extensions": extensions}, receive, send)
 
     return told
 
 
-async def _whole_lifespan(app: Application, scope: Any, receive: Any, send: Any) -> None:
-    """Run the application's lifespan, and answer the rest of it if the application returns early.
+class _Lifespan:
+    """The lifespan of an application, where Hypercorn 0.18's Trio worker needs help.
 
-    An application that knows only ``http`` scopes returns from its lifespan at once. Hypercorn
-    0.18's Trio worker then writes to a channel that it has closed itself, and dies of it.
+    * It dies of an application that returns from its lifespan early, as one does that knows only
+      ``http`` scopes: it writes to a channel that it has closed itself. The rest is answered here.
+    * It listens for a moment, and says so, after a startup that failed. It is cancelled here.
     """
-    received: set[str] = set()
-    sent: set[str] = set()
 
-    async def noted_receive() -> Any:
-        message = await receive()
-        received.add(message["type"])
-        return message
+    def __init__(self, app: Application) -> None:
+        self.server = trio.CancelScope()
+        self.failure: LifespanFailureError | None = None
+        self._app = app
+        self._received: set[str] = set()
+        self._sent: set[str] = set()
 
-    async def noted_send(message: Any) -> None:
-        sent.add(message["type"])
-        await send(message)
+    async def run(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the application's lifespan, as an ASGI application of its own."""
 
-    await app(scope, noted_receive, noted_send)
-    for step in ("lifespan.startup", "lifespan.shutdown"):
-        if step not in received:
-            await receive()
-        if not sent & {f"{step}.complete", f"{step}.failed"}:
-            await send({"type": f"{step}.complete"})
+        async def noted_receive() -> Any:
+            message = await receive()
+            self._received.add(message["type"])
+            return message
+
+        async def noted_send(message: Any) -> None:
+            self._sent.add(message["type"])
+            try:
+                await send(message)
+            except LifespanFailureError as error:
+                self.failure = error
+                raise
+
+        try:
+            await self._app(scope, noted_receive, noted_send)
+        finally:
+            if self.failure is not None:  # not before: the application cleans up undisturbed
+                self.server.cancel()
+        if self.failure is None:
+            await self._answer_the_rest(receive, send)
+
+    async def _answer_the_rest(self, receive: Any, send: Any) -> None:
+        for step in ("lifespan.startup", "lifespan.shutdown"):
+            if step not in self._received:
+                await receive()
+            if f"{step}.complete" not in self._sent:
+                await send({"type": f"{step}.complete"})
 
 
 def _noting(
@@ -456,7 +479,8 @@ def _loaded(application: str) -> Application:
     """Import the application.
 
     Raises:
-        CannotServeError: The module or the attribute is missing, importing failed, or it is not ASGI.
+        CannotServeError: The module or the attribute is missing, importing it failed, or it is
+            not an ASGI application.
     """
     path = _spelt_out(application)
     try:
@@ -486,9 +510,10 @@ def _not_loaded(path: str, error: Exception) -> CannotServeError:
             f"cannot load '{module}:{attribute}': module {module!r} has no {attribute!r}; "
             "name the application as module:attribute"
         )
+    # A SyntaxError says where it is itself.
+    where = "" if isinstance(cause, SyntaxError) else f" ({last.filename}, line {last.lineno})"
     return CannotServeError(
-        f"cannot load '{module}:{attribute}': {type(cause).__name__}: {cause} "
-        f"({last.filename}, line {last.lineno})",
+        f"cannot load '{module}:{attribute}': {type(cause).__name__}: {cause}{where}",
         "".join(traceback.format_exception(cause)),
     )
 

@@ -86,8 +86,9 @@ def _imports_in(node, module, known, *, at_import_time):
     for child in ast.iter_child_nodes(node):
         later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         later = later or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
-        for target in _targets(child, module, known):
-            yield Import(target, child.lineno, at_import_time)
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            for target in _targets(child, module, known):
+                yield Import(target, child.lineno, at_import_time)
         now = at_import_time and not later
         yield from _imports_in(child, module, known, at_import_time=now)
 
@@ -95,7 +96,7 @@ def _imports_in(node, module, known, *, at_import_time):
 def _targets(node, module, known):
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
+    else:
         base = node.module or ""
         if node.level:
             parents = module.package.split(".")[: 1 - node.level or None]
@@ -172,9 +173,10 @@ WIRE = [module for module in MODULES if part_of(module.name) == "_wire"]
 
 @pytest.mark.parametrize("module", WIRE, ids=lambda module: module.path)
 def test_the_formats_wait_for_nothing(module):
-    waiting = ast.Await | ast.AsyncFor | ast.AsyncWith | ast.AsyncFunctionDef
     lines = [
-        node.lineno for node in ast.walk(ast.parse(module.source)) if isinstance(node, waiting)
+        node.lineno
+        for node in ast.walk(ast.parse(module.source))
+        if isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith | ast.AsyncFunctionDef)
     ]
     assert not lines, f"{module.path}:{lines[0]}: _wire must not wait"
 

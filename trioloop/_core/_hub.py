@@ -76,7 +76,8 @@ class HubCore:
         self.id = f"{self.random.getrandbits(64):016x}"
         self.registry = Registry()
         self.draining = False
-        self._dead_letter = dead_letter
+        self.dead_letter = dead_letter
+        self.observer: Callable[[Machine], None] | None = None  # sees every machine before it starts
         self._machines: dict[Machine, None] = {}
         self._nursery: trio.Nursery | None = None
         self._background: trio.Nursery | None = None
@@ -172,6 +173,8 @@ class HubCore:
         self.check_running()
         assert self._nursery is not None
         self._machines[machine] = None
+        if self.observer is not None:
+            self.observer(machine)
         if self.draining:
             machine.end(ShutDown())
         self._nursery.start_soon(run_handler, machine, name=machine.name)
@@ -241,9 +244,9 @@ class HubCore:
     def bury(self, ref: HandlerRef[Any], message: Any, cause: DeadLetterCause) -> None:
         """Count a dead letter and hand it to the hook."""
         self._buried += 1
-        if self._dead_letter is not None:
+        if self.dead_letter is not None:
             try:
-                self._dead_letter(ref, message, cause)
+                self.dead_letter(ref, message, cause)
             except Exception:
                 logger.exception("the dead_letter hook raised for %r from %r", message, ref)
 

@@ -254,7 +254,7 @@ class Mailbox:
                 return left
 
 
-class _Cell:
+class Cell:
     """A place in the queue whose message can be exchanged."""
 
     __slots__ = ("key", "message")
@@ -272,7 +272,7 @@ class CoalescingMailbox(Mailbox):
     def __init__(self, limit: float, policy: KeepLatest, owner: Owner) -> None:
         super().__init__(limit, policy, owner)
         self._key_of = policy.key
-        self._cells: dict[Hashable, _Cell] = {}
+        self._cells: dict[Hashable, Cell] = {}
 
     def put_nowait(self, message: object) -> bool:
         if self.closed:
@@ -287,7 +287,7 @@ class CoalescingMailbox(Mailbox):
             older, cell.message = cell.message, message
             self.owner.displaced(older, self.policy)
             return True
-        cell = _Cell(message, key)
+        cell = Cell(message, key)
         accepted = super().put_nowait(cell)
         if accepted and key is not None:
             self._cells[key] = cell
@@ -298,7 +298,7 @@ class CoalescingMailbox(Mailbox):
         return self._open(message)
 
     def _open(self, message: object) -> object:
-        if not isinstance(message, _Cell):  # a timer's or a monitor's, accepted past the policy
+        if not isinstance(message, Cell):  # a timer's or a monitor's, accepted past the policy
             return message
         if message.key is not None:
             del self._cells[message.key]

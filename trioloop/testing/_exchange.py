@@ -1,0 +1,325 @@
+"""One request as a test sees it: what the client does, and what it has seen.
+
+Laws of this file:
+
+* Nothing here waits. The faces settle the application after every verb.
+* What the client has seen is what it has read, byte for byte, with its virtual time.
+* A client decodes an event stream as a browser does, with the library's own decoder.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import quote, unquote
+
+from starlette.types import Scope
+
+from .._core._reasons import TerminateReason
+from .._wire import EventStreamDecoder, ServerSentEvent
+from ._connection import FakeConnection, Piece
+
+if TYPE_CHECKING:
+    from ._observer import Observed
+    from ._world import World
+
+Disconnect: TypeAlias = Literal["clean", "abrupt", "half", "vanish"]
+"""How a client leaves: ``"clean"`` closes its socket, ``"abrupt"`` resets it, ``"half"`` closes its
+sending side and goes on reading, ``"vanish"`` says nothing at all and reads no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One thing that the client has seen.
+
+    Args:
+        time: virtual seconds.
+        what: ``"head"`` (``(status, headers)``), ``"body"`` (bytes), or ``"eof"`` (``"end"`` when the
+            response is complete, ``"cut"`` when the client can tell that it is not).
+        value: as above.
+    """
+
+    time: float
+    what: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks for.
+
+    Args:
+        method: in capitals.
+        target: the path, with a query if there is one.
+        headers: names and values.
+        body: all of it; `None` when the test sends it piece by piece.
+    """
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = b""
+
+    def scope(self, app: Any) -> Scope:
+        """The ASGI scope that Hypercorn makes of it."""
+        path, _, query = self.target.partition("?")
+        raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in self.headers]
+        if not any(name == b"host" for name, _ in raw):
+            raw.insert(0, (b"host", b"test"))
+        return {
+            "type": "http",
+            "asgi": {"spec_version": "2.1", "version": "3.0"},
+            "http_version": "1.1",
+            "method": self.method,
+            "scheme": "http",
+            "path": unquote(path),
+            "raw_path": quote(path, safe="/%:@!$&'()*+,;=~-._").encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "root_path": "",
+            "headers": raw,
+            "client": ("127.0.0.1", 50000),
+            "server": ("127.0.0.1", 8000),
+            "state": {},
+            "extensions": {},
+        }
+
+
+class Exchange:
+    """A request, its response as far as the client has read it, and the handler behind it.
+
+    Attributes:
+        name: in journals and timelines.
+        request: what was asked for.
+        transcript: all that the client has seen, in order, with times: the same application,
+            seed and script give the same transcript.
+        body: the bytes of the response's body that the client has read.
+    """
+
+    def __init__(self, world: World, request: Request, name: str) -> None:
+        self._world = world
+        self.name = name
+        self.request = request
+        self.transcript: list[Seen] = []
+        self.body = b""
+        self._status: int | None = None
+        self._headers: dict[str, str] = {}
+        self._eof: str | None = None
+        self._reading = True
+        self._allowance = 0  # bytes that `read` has asked for and that have not come yet
+        self._left = False
+        self._decoder = EventStreamDecoder()
+        self._events: list[ServerSentEvent] = []
+        self._retry: int | None = None
+        self.connection = FakeConnection(name, request.method, world.journal.note, self._arrived)
+        self.observed: Observed | None = None  # the handler, as soon as there is one
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.request.method} {self.request.target}>"
+
+    # -- verbs; the faces settle after each ------------------------------------------------------
+
+    def _stall(self, window: float = 0) -> None:
+        self._note("stalls", f"window {window}")
+        self._reading = False
+        self.connection.window = window
+        self.connection.make_room()
+
+    def _read(self, size: int) -> None:
+        self._note("reads", size)
+        self._allowance += size
+        self._arrived()
+
+    def _resume(self) -> None:
+        self._note("resumes")
+        self._reading = True
+        self.connection.window = float("inf")
+        self._arrived()
+        self.connection.make_room()
+
+    def _send_body(self, data: str | bytes, *, more: bool) -> None:
+        body = data.encode() if isinstance(data, str) else data
+        self._note("sends", body)
+        self.connection.feed([{"type": "http.request", "body": body, "more_body": True}])
+        if not more:
+            self.connection.feed([{"type": "http.request", "body": b"", "more_body": False}])
+
+    def _disconnect(self, how: Disconnect = "clean") -> None:
+        if how not in ("clean", "abrupt", "half", "vanish"):
+            raise ValueError(f"a client leaves 'clean', 'abrupt', 'half' or by 'vanish', not {how!r}")
+        if self._left:
+            raise RuntimeError(f"{self!r} has left already")
+        self._note("disconnects", how)
+        self._left = True
+        if how == "vanish":
+            self._reading = False
+            self.connection.window = min(self.connection.window, 65536)  # what kernels buffer
+            return
+        if how != "half":
+            self.connection.lose_reader()
+            self._reading = False
+        self.connection.hang_up()
+
+    # -- what the client sees --------------------------------------------------------------------
+
+    def _note(self, what: str, detail: Any = None) -> None:
+        self._world.journal.note(self.name, what, detail)
+
+    def _see(self, what: str, value: Any) -> None:
+        self.transcript.append(Seen(self._world.now(), what, value))
+        self._note(f"sees {what}", value)
+
+    def _arrived(self) -> None:
+        """Read what may be read."""
+        connection = self.connection
+        read = 0
+        while connection.unread and (self._reading or self._allowance or not connection.unread[0].size):
+            piece = connection.unread[0]
+            size = piece.taken - piece.read
+            if not self._reading:
+                size = min(size, self._allowance)
+                self._allowance -= size
+            self._take(piece, size)
+            read += size
+            if piece.read < piece.size:
+                break
+            connection.unread.popleft()
+        if read:
+            connection.make_room()
+        if connection.eof and not self._eof and not connection.unread and not connection.gone:
+            if self._reading or self._allowance:
+                self._eof = connection.eof
+                self._see("eof", connection.eof)
+
+    def _take(self, piece: Piece, size: int) -> None:
+        start = max(0, piece.read - piece.before)
+        piece.read += size
+        stop = min(piece.payload, max(0, piece.read - piece.before))
+        if piece.kind == "head" and piece.read == piece.size:
+            self._status, pairs = piece.value
+            self._headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in pairs}
+            self._see("head", piece.value)
+        elif piece.kind == "body" and stop > start:
+            self._take_body(piece.value[start:stop])
+
+    def _take_body(self, data: bytes) -> None:
+        self.body += data
+        self._see("body", data)
+        if self._headers.get("content-type", "").startswith("text/event-stream"):
+            self._events += self._decoder.feed(data)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> int | None:
+        """The response's status, `None` as long as its head was not read."""
+        return self._status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The response's headers, names in small letters."""
+        return self._headers
+
+    @property
+    def pending(self) -> bool:
+        """Whether the client may still see more: the response has not ended."""
+        return self._eof is None and not self._left
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole response was read, so that the client knows that nothing is missing."""
+        return self._eof == "end"
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the client could tell that the response was cut."""
+        return self._eof == "cut"
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json_module.loads(self.body)
+
+    @property
+    def events(self) -> list[ServerSentEvent]:
+        """The events that a browser would have dispatched."""
+        return self._events
+
+    @property
+    def last_event_id(self) -> str:
+        """The last event id, which a reconnecting browser would send."""
+        return self._decoder.last_event_id
+
+    @property
+    def retry(self) -> int | None:
+        """The reconnection time that was received, in milliseconds."""
+        return self._decoder.retry
+
+    @property
+    def reason(self) -> TerminateReason | None:
+        """Why the handler ended; `None` as long as it lives."""
+        return None if self.observed is None else self.observed.reason
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The handler's own attributes: what it remembers."""
+        if self.observed is None:
+            raise LookupError(f"{self!r} has no handler")
+        return self.observed.state
+
+    def assert_event(self, match: EventMatch) -> ServerSentEvent:
+        """Take the first event that matches out of `events`.
+
+        Args:
+            match: its data, or a function of an event.
+
+        Raises:
+            AssertionError: there is none; the message lists those that there are.
+        """
+        matches = _matcher(match)
+        for index, event in enumerate(self._events):
+            if matches(event):
+                return self._events.pop(index)
+        raise AssertionError(f"no event matches {match!r}; {self!r} has seen {self._events}")
+
+    def refute_event(self, match: EventMatch) -> None:
+        """Make sure that no event matches.
+
+        Raises:
+            AssertionError: one does.
+        """
+        matches = _matcher(match)
+        for event in self._events:
+            if matches(event):
+                raise AssertionError(f"an event matches {match!r}: {event}")
+
+
+EventMatch: TypeAlias = str | Callable[[ServerSentEvent], bool]
+"""An event's data, or a function of an event."""
+
+
+def _matcher(match: EventMatch) -> Callable[[ServerSentEvent], bool]:
+    return (lambda event: event.data == match) if isinstance(match, str) else match
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnection:
+    """What a browser would ask for again."""
+
+    request: Request
+    wait: float = field(default=0.0)
+
+
+def reconnection(exchange: Exchange) -> Reconnection:
+    """The request that a browser's EventSource makes when its stream has ended."""
+    headers = tuple(p for p in exchange.request.headers if p[0].lower() != "last-event-id")
+    if exchange.last_event_id:
+        headers = (*headers, ("Last-Event-ID", exchange.last_event_id))
+    wait = (exchange.retry or 0) / 1000
+    request = Request(exchange.request.method, exchange.request.target, headers, exchange.request.body)
+    return Reconnection(request, wait)

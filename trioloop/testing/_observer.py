@@ -1,0 +1,155 @@
+"""What a handler does, seen from outside: its mailbox and its callbacks, wrapped.
+
+Law of this file: it reports what goes in and out of public seams (what a mailbox said to a sender,
+which callback was entered with what, what it returned), never what the machine thinks of itself.
+So the laws are judged by evidence, and a bug in the machine cannot hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .._core._machine import Machine
+from .._core._mailbox import Cell, CoalescingMailbox, Mailbox, OverflowPolicy
+from .._core._reasons import TerminateReason
+from .._core._ref import HandlerRef, Notification
+from ._journal import Journal
+
+CALLBACKS = ("init", "info", "notify", "idle", "terminate")
+
+
+def content_of(message: Any) -> Any:
+    """What the sender gave, out of the machine's wrappings."""
+    if isinstance(message, Cell):
+        message = message.message
+    return message.message if isinstance(message, Notification) else message
+
+
+class Observed:
+    """One handler under observation.
+
+    Args:
+        machine: the handler's.
+        journal: where it is written down.
+        name: of the handler, there.
+
+    Attributes:
+        handler: the object itself.
+        ref: its ref.
+        reason: what ``terminate`` heard, or the machine's when ``init`` was never entered.
+    """
+
+    def __init__(self, machine: Machine, journal: Journal, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self.handler: Any = machine.handler
+        self.ref: HandlerRef[Any] = machine.ref
+        self._journal = journal
+        self._own = frozenset(vars(self.handler)) | {"request", "last_event_id"}
+        self._inside = False  # a `def` callback runs
+        observe_mailbox(machine.mailbox, machine, self.note)
+        for callback in CALLBACKS:
+            method = getattr(self.handler, callback)
+            vars(self.handler)[callback] = partial(self._call, callback, method)
+
+    def note(self, what: str, detail: Any = None) -> None:
+        """Write down what the handler, or somebody with it, did."""
+        self._journal.note(self.name, what, detail)
+
+    @property
+    def reason(self) -> TerminateReason | None:
+        """Why it ended, when ``terminate`` has run."""
+        return self.machine.reason if self.machine.phase == "ended" else None
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The attributes that the handler itself has set."""
+        hidden = self._own | set(CALLBACKS)
+        return {name: value for name, value in vars(self.handler).items() if name not in hidden}
+
+    def _call(self, callback: str, method: Callable[..., Any], *args: Any) -> Any:
+        if self._inside:
+            return method(*args)  # notify calls info, or a user's callback another one
+        self.note(callback, args[0] if args and callback != "init" else None)
+        self._inside = True
+        try:
+            outcome = method(*args)
+        except BaseException as error:
+            self.note(f"{callback} raised", error)
+            raise
+        finally:
+            self._inside = False
+        if hasattr(type(outcome), "__await__"):
+            return self._await(callback, outcome)
+        self.note(f"{callback} returned", outcome)
+        return outcome
+
+    async def _await(self, callback: str, awaitable: Any) -> Any:
+        try:
+            outcome = await awaitable
+        except BaseException as error:
+            self.note(f"{callback} raised", error)
+            raise
+        self.note(f"{callback} returned", outcome)
+        return outcome
+
+
+class _ObservedOwner:
+    """Stands between a mailbox and its machine, and writes down what the mailbox does."""
+
+    def __init__(self, machine: Machine, note: Callable[..., None]) -> None:
+        self.machine = machine
+        self.note = note
+        self.asked = False  # a sender has asked; what is accepted otherwise is the machine's own
+
+    def overflowed(self, limit: int) -> None:
+        self.note("overflows", limit)
+        self.machine.overflowed(limit)
+
+    def displaced(self, message: Any, policy: OverflowPolicy) -> None:
+        self.note("displaces", content_of(message))
+        self.machine.displaced(message, policy)
+
+    def key_crashed(self, error: Exception) -> None:
+        self.note("key raised", error)
+        self.machine.key_crashed(error)
+
+
+class _ObservedMailbox(Mailbox):
+    """A mailbox that tells what it accepts and refuses."""
+
+    __slots__ = ()
+
+    owner: _ObservedOwner  # type: ignore[assignment]  # set by `observe_mailbox`
+
+    def put_nowait(self, message: Any) -> bool:
+        if self.overdue is not None and not self.closed:
+            self.overdue()  # before we say who asked: timers are the machine's own
+        before = self.count
+        self.owner.asked = True
+        try:
+            accepted = super().put_nowait(message)
+        finally:
+            self.owner.asked = False
+        if not accepted:
+            self.owner.note("refuses", content_of(message))
+        elif isinstance(self, CoalescingMailbox) and self.count == before:
+            self.owner.note("replaces", content_of(message))
+        return accepted
+
+    def accept(self, message: Any) -> None:
+        super().accept(message)
+        self.owner.note("accepts" if self.owner.asked else "accepts own", content_of(message))
+
+
+class _ObservedCoalescingMailbox(_ObservedMailbox, CoalescingMailbox):
+    __slots__ = ()
+
+
+def observe_mailbox(mailbox: Mailbox, machine: Machine, note: Callable[..., None]) -> None:
+    """Let a mailbox tell, from now on, what it does; it stays the object that it is."""
+    coalescing = isinstance(mailbox, CoalescingMailbox)
+    mailbox.__class__ = _ObservedCoalescingMailbox if coalescing else _ObservedMailbox
+    mailbox.owner = _ObservedOwner(machine, note)

@@ -1,0 +1,138 @@
+"""Which runnable task goes first.
+
+Laws of this file:
+
+* The only module that touches private names of Trio: the scheduler's random source and the flag
+  that makes its batches comparable. ``tests/testing/test_schedule.py`` fails when Trio renames
+  them; then `AVAILABLE` is false and everything works but chosen schedules.
+* The order of each batch of runnable tasks is a pure function of the schedule's policy and of how
+  many batches with a choice came before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, MutableSequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import trio
+
+try:
+    from trio._core import _run as _trio_run
+
+    AVAILABLE: bool = hasattr(_trio_run, "_r") and hasattr(
+        _trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING"
+    )
+except ImportError:  # pragma: no cover - a Trio of the future
+    AVAILABLE = False
+
+Plan: TypeAlias = Mapping[int, tuple[int, ...]]
+"""Batches that leave spawn order: from the number of the batch to the order of its tasks."""
+
+Policy: TypeAlias = Literal["spawn order", "reverse"] | int | Plan
+"""How batches are ordered: by age, youngest first, shuffled from a seed, or by a recorded plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reordering:
+    """A batch of tasks that did not run in spawn order.
+
+    Args:
+        batch: its number, counting batches with at least two tasks.
+        time: virtual seconds.
+        tasks: the names of the tasks as they ran.
+    """
+
+    batch: int
+    time: float
+    tasks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"at t={self.time:g} ran {' < '.join(self.tasks)}"
+
+
+class Schedule:
+    """Decides the order of every batch of runnable tasks.
+
+    Args:
+        policy: how.
+
+    Attributes:
+        plan: what it did, as a plan that does it again.
+        reorderings: the same, for people.
+    """
+
+    def __init__(self, policy: Policy = "spawn order") -> None:
+        if isinstance(policy, bool) or not isinstance(policy, (str, int, Mapping)):
+            raise TypeError(f"a schedule is a seed, a plan or a policy's name, not {policy!r}")
+        if isinstance(policy, str) and policy not in ("spawn order", "reverse"):
+            raise ValueError(f"a policy is 'spawn order' or 'reverse', not {policy!r}")
+        self.policy = policy
+        self.plan: dict[int, tuple[int, ...]] = {}
+        self.reorderings: list[Reordering] = []
+        self._batches = 0
+        self._random = random.Random(policy) if isinstance(policy, int) else None
+
+    def shuffle(self, batch: MutableSequence[Any]) -> None:
+        """Order a batch, as ``random.shuffle`` would; Trio runs it from its end."""
+        batch.reverse()
+        places = [index for index, task in enumerate(batch) if not task.name.startswith("<")]
+        if len(places) < 2:
+            return  # Trio's own tasks keep their places
+        self._batches += 1
+        order = self._order(len(places))
+        if order == tuple(range(len(places))):
+            return
+        tasks = [batch[place] for place in reversed(places)]  # oldest first
+        for place, index in zip(reversed(places), order, strict=True):
+            batch[place] = tasks[index]
+        self.plan[self._batches] = order
+        names = tuple(tasks[index].name.rsplit(".", 1)[-1] for index in order)
+        self.reorderings.append(Reordering(self._batches, trio.current_time(), names))
+
+    def _order(self, size: int) -> tuple[int, ...]:
+        order = list(range(size))
+        if isinstance(self.policy, Mapping):
+            planned = self.policy.get(self._batches, ())
+            return tuple(planned) if sorted(planned) == order else tuple(order)
+        if self._random is not None:
+            self._random.shuffle(order)
+        elif self.policy == "reverse":
+            order.reverse()
+        return tuple(order)
+
+    # What else Trio asks of its random source.
+
+    def random(self) -> float:
+        """Not asked while batches are sorted; a constant keeps it deterministic."""
+        return 1.0
+
+    def uniform(self, low: float, high: float) -> float:
+        """For clocks that start at a random time."""
+        return low
+
+    def describe(self) -> str:
+        """The schedule in words."""
+        if not self.reorderings:
+            return "spawn order"
+        return "spawn order, except: " + "; ".join(map(str, self.reorderings))
+
+
+_MISSING: Final = object()
+
+
+@contextmanager
+def scheduled_by(schedule: Schedule) -> Iterator[None]:
+    """Let a schedule decide for every Trio run of this process in the meantime."""
+    if not AVAILABLE:  # pragma: no cover - a Trio of the future
+        yield
+        return
+    names: Any = _trio_run
+    saved = names._r, names._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - the law of this file
+    names._r, names._ALLOW_DETERMINISTIC_SCHEDULING = schedule, True  # noqa: SLF001
+    try:
+        yield
+    finally:
+        names._r, names._ALLOW_DETERMINISTIC_SCHEDULING = saved  # noqa: SLF001

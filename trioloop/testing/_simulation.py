@@ -1,0 +1,541 @@
+"""The synchronous face: an application that is stepped by plain function calls.
+
+Laws of this file:
+
+* No time passes and nothing runs but inside of a call of the test, and every call runs the
+  application until all of it waits.
+* No thread, no real I/O, no real clock: what would need one is an error that says so.
+* `Simulation.close` always ends the run, whatever state it is in.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import outcome as outcomes
+import trio
+from starlette.types import ASGIApp
+
+from .._core._ref import HandlerRef
+from .._web._hub import Hub
+from ._clock import VirtualClock
+from ._exchange import Disconnect, Exchange
+from ._journal import Journal
+from ._schedule import Policy, Schedule, scheduled_by
+from ._world import World, make_request
+
+ResultT = TypeVar("ResultT")
+
+MAX_TICKS: Final = 20_000
+"""Steps of Trio's loop without any time passing, after which the application is called a livelock."""
+
+
+class SimulationError(RuntimeError):
+    """The simulation cannot go on: a livelock, a thread, a run that cannot be ended."""
+
+
+class Simulation:
+    """An application on virtual time, with fake clients, one step of the test at a time.
+
+    Use it as a context manager, in a plain ``def`` test::
+
+        with Simulation(app, seed=7) as sim:
+            poll = sim.get("/poll?who=ann")
+            sim.advance(60)
+            assert (poll.status, poll.reason) == (204, TimedOut())
+
+    Args:
+        app: an ASGI application with a ``hub``, such as `trioloop.App`.
+        seed: of the hub's random source.
+        schedule: which runnable task goes first: ``"spawn order"``, ``"reverse"``, a seed, or a
+            recorded plan.
+        hub: the application's hub, when it is not its attribute.
+        notice: whether the server tells of a shutdown, as ``trioloop serve`` does; ``False`` is the
+            stock worker, which only cancels.
+
+    Raises:
+        TypeError: the application has no hub.
+        SimulationError: a simulation is running already, or the application did not start.
+
+    Attributes:
+        hub: the application's hub.
+        journal: who did what, and when.
+        schedule: the order of tasks, as it came out.
+        stuck: after the end, the names of tasks that could not be cancelled.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        seed: int = 0,
+        schedule: Policy = "spawn order",
+        hub: Hub | None = None,
+        notice: bool = True,
+    ) -> None:
+        self._clock = VirtualClock(threadless=True)
+        self.schedule = Schedule(schedule)
+        self._world = World(app, self._clock.current_time, seed=seed, hub=hub, notice=notice)
+        self._steps: deque[Callable[[], object]] = deque()
+        self._outcome: outcomes.Outcome[None] | None = None
+        self._closed = False
+        self._thread_error: SimulationError | None = None
+        self.stuck: list[str] = []
+        self._stack = ExitStack()
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(scheduled_by(self.schedule))
+        if gc.isenabled():  # a collection at a random moment would run finalizers then
+            gc.disable()
+            self._stack.callback(gc.enable)
+        try:
+            trio.lowlevel.start_guest_run(
+                self._main,
+                clock=self._clock,
+                run_sync_soon_threadsafe=self._refuse_threads,
+                run_sync_soon_not_threadsafe=self._steps.append,
+                done_callback=self._done,
+                host_uses_signal_set_wakeup_fd=True,
+            )
+        except RuntimeError as error:
+            self._stack.close()
+            raise SimulationError(f"cannot start a simulation here: {error}") from error
+        try:
+            self.settle()
+            if not self._world.started:
+                self._raise_if_over()
+                raise SimulationError("the application's lifespan did not complete its start-up")
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _main(self) -> None:
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._world.run_lifespan, name="lifespan")
+            await trio.sleep_forever()
+
+    def _done(self, outcome: outcomes.Outcome[None]) -> None:
+        self._outcome = outcome
+
+    def _refuse_threads(self, function: Callable[[], object]) -> None:
+        self._thread_error = SimulationError(
+            "a thread called back into the simulation; threads and real I/O are not simulated."
+            " Send messages from the test instead, or use the asynchronous client"
+        )
+
+    def settle(self) -> None:
+        """Run until everything waits. No time passes.
+
+        Raises:
+            SimulationError: the application never comes to rest, or used a thread.
+        """
+        if self._closed:
+            raise SimulationError("the simulation has ended")
+        self._settle()
+        self._raise_if_over()
+
+    def _settle(self) -> None:
+        statistics = trio.lowlevel.current_statistics
+        for _ in range(MAX_TICKS):
+            if self._outcome is not None or self._thread_error is not None:
+                return
+            now = statistics()
+            if not (
+                now.tasks_runnable
+                or now.run_sync_soon_queue_size
+                or now.seconds_to_next_deadline <= 0
+            ):
+                return
+            self._steps.popleft()()
+        raise SimulationError(
+            f"livelock at t={self.now():g}: something still runs after {MAX_TICKS} steps"
+        )
+
+    def _raise_if_over(self) -> None:
+        if self._thread_error is not None:
+            error, self._thread_error = self._thread_error, None
+            raise error
+        if self._world.lifespan_error is not None:
+            error_of_app, self._world.lifespan_error = self._world.lifespan_error, None
+            raise error_of_app
+        if isinstance(self._outcome, outcomes.Error) and not self._closed:
+            self.close()
+            raise self._outcome.error
+
+    def close(self) -> None:
+        """End the run: the lifespan ends, clients vanish, whatever is left is cancelled.
+
+        Raises:
+            SimulationError: the run cannot be ended.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._outcome is None:
+                self._end_run()
+        finally:
+            self._stack.close()
+
+    def _end_run(self) -> None:
+        self._world.stop()
+        self._use_up_time()
+        if self._outcome is None:
+            self._nursery.cancel_scope.cancel()
+            self._use_up_time()
+        if self._outcome is None:
+            self.stuck = sorted(task.name for task in self._nursery.child_tasks)
+            for exchange in self._world.exchanges:
+                exchange.connection.lose_reader()
+            self._use_up_time()
+        if self._outcome is None:
+            raise SimulationError(f"the run cannot be ended; still there: {', '.join(self.stuck)}")
+
+    def _use_up_time(self) -> None:
+        """Let what is bounded by time come to its end."""
+        self._settle()
+        for _ in range(1000):
+            wait = self._to_next_deadline()
+            if wait == math.inf:
+                return
+            self._clock.move_to(self.now() + wait)
+            self._settle()
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Virtual seconds since the start."""
+        return self._clock.current_time()
+
+    def _to_next_deadline(self) -> float:
+        if self._outcome is not None:
+            return math.inf
+        return trio.lowlevel.current_statistics().seconds_to_next_deadline
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, stopping at every deadline on the way.
+
+        Args:
+            seconds: zero or more.
+
+        Raises:
+            ValueError: negative or infinite.
+        """
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"time moves forward by some seconds, not by {seconds!r}")
+        self._world.journal.note("test", "advances", seconds)
+        end = self.now() + seconds
+        self.settle()
+        while (next_one := self.now() + self._to_next_deadline()) <= end:
+            self._clock.move_to(next_one)
+            self.settle()
+        self._clock.move_to(end)
+
+    def advance_to_next_deadline(self) -> float:
+        """Let time pass until something is due.
+
+        Returns:
+            The seconds that it took; ``math.inf`` when nothing is due, and no time has passed.
+        """
+        self.settle()
+        wait = self._to_next_deadline()
+        if wait < math.inf:
+            self._world.journal.note("test", "advances", wait)
+            self._clock.move_to(self.now() + wait)
+            self.settle()
+        return wait
+
+    def lag(self, seconds: float) -> None:
+        """Let time pass while nothing runs, as under a busy loop or a stopped machine.
+
+        Args:
+            seconds: zero or more.
+        """
+        self._world.journal.note("test", "lags", seconds)
+        self._clock.move_to(self.now() + seconds)
+        self.settle()
+
+    # -- clients ---------------------------------------------------------------------------------
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = b"",
+        json: Any = None,
+    ) -> SimulatedExchange:
+        """A client sends a request.
+
+        Args:
+            method: any method.
+            target: a path, with a query if there is one.
+            headers: names and values.
+            body: all of it, or `None` to send it later with ``send``.
+            json: a body as JSON, instead.
+
+        Returns:
+            The exchange, settled.
+        """
+        request = make_request(method, target, headers=headers, body=body, json=json)
+        exchange = SimulatedExchange(self._world, request, self)
+        self._world.add(exchange)
+        self._nursery.start_soon(self._world.serve, exchange, name=exchange.name)
+        self.settle()
+        return exchange
+
+    def get(self, target: str, *, headers: Mapping[str, str] | None = None) -> SimulatedExchange:
+        """A client sends a GET request."""
+        return self.request("GET", target, headers=headers)
+
+    def head(self, target: str, *, headers: Mapping[str, str] | None = None) -> SimulatedExchange:
+        """A client sends a HEAD request."""
+        return self.request("HEAD", target, headers=headers)
+
+    def post(
+        self,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes | None = b"",
+        json: Any = None,
+    ) -> SimulatedExchange:
+        """A client sends a POST request."""
+        return self.request("POST", target, headers=headers, body=body, json=json)
+
+    def sse(
+        self,
+        target: str,
+        *,
+        last_event_id: str | None = None,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+    ) -> SimulatedExchange:
+        """A client opens an event stream.
+
+        Args:
+            target: a path, with a query if there is one.
+            last_event_id: where it wants to go on.
+            method: any method.
+            headers: names and values.
+            json: a body as JSON.
+        """
+        sent = {"accept": "text/event-stream", **(headers or {})}
+        if last_event_id is not None:
+            sent["last-event-id"] = last_event_id
+        return self.request(method, target, headers=sent, json=json)
+
+    # -- the application -------------------------------------------------------------------------
+
+    @property
+    def hub(self) -> Hub:
+        """The application's hub; `settle` after using it."""
+        return self._world.hub
+
+    @property
+    def journal(self) -> Journal:
+        """Who did what, and when."""
+        return self._world.journal
+
+    @property
+    def dead_letters(self) -> list[Any]:
+        """``(ref, message, cause)`` of every dead letter."""
+        return self._world.dead_letters
+
+    def ref(self, exchange: Exchange) -> SimulatedRef:
+        """The ref of the handler behind an exchange; what is sent settles.
+
+        Raises:
+            LookupError: no handler was made.
+        """
+        return SimulatedRef(self, self._world.ref_of(exchange))
+
+    def run(self, function: Callable[..., Awaitable[ResultT]], *args: Any) -> ResultT:
+        """Run an async function inside of the simulation, to its end. No time passes.
+
+        Returns:
+            What it returns.
+
+        Raises:
+            SimulationError: it waits for something that does not come without time passing.
+            Exception: what it raises.
+        """
+        results: list[outcomes.Outcome[ResultT]] = []
+
+        async def call() -> None:
+            results.append(await outcomes.acapture(function, *args))
+
+        with_scope = trio.CancelScope()
+
+        async def cancellable() -> None:
+            with with_scope:
+                await call()
+
+        self._nursery.start_soon(cancellable, name=getattr(function, "__name__", "run"))
+        self.settle()
+        if not results:
+            with_scope.cancel()
+            self.settle()
+            raise SimulationError(
+                f"{function!r} still waits at t={self.now():g}; start it in the application, or"
+                " advance the time first"
+            )
+        return results[0].unwrap()
+
+    def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
+        """Call a function when so much time will have passed, by a task among the others."""
+        when = self.now() + seconds
+
+        async def wait_and_call() -> None:
+            await trio.sleep_until(when)
+            function(*args)
+
+        self._nursery.start_soon(wait_and_call, name="later")
+        self.settle()
+
+    def next_deadline(self) -> float:
+        """The virtual time at which something is due next; ``math.inf`` for never."""
+        return self.now() + self._to_next_deadline()
+
+    def shut_down(self, grace: float = 3.0) -> None:
+        """The server goes down: notice, grace, cancellation, then the end of the lifespan.
+
+        Time passes only as far as it is needed.
+
+        Args:
+            grace: seconds from the notice to the cancellation.
+        """
+        self._world.journal.note("test", "shuts down", grace)
+        self._world.give_notice()
+        self.settle()
+        end = self.now() + grace
+        while self._world.busy and (next_one := self.next_deadline()) < end:
+            self._clock.move_to(next_one)
+            self.settle()
+        if self._world.busy:
+            self._clock.move_to(end)
+            self._world.cancel_calls()
+            self.settle()
+        self._world.stop()
+        self._use_up_time()
+        self._raise_if_over()
+
+
+class SimulatedExchange(Exchange):
+    """A request in a `Simulation`; every verb settles."""
+
+    def __init__(self, world: World, request: Any, simulation: Simulation) -> None:
+        super().__init__(world, request, world.next_name())
+        self._simulation = simulation
+
+    def read(self, size: int) -> None:
+        """Read so many bytes of the wire, framing included, while stalled.
+
+        Args:
+            size: bytes; what has not come yet is read when it comes.
+        """
+        self._read(size)
+        self._simulation.settle()
+
+    def stall(self, window: float = 0) -> None:
+        """Stop reading.
+
+        Args:
+            window: bytes that the socket takes before a write waits.
+        """
+        self._stall(window)
+        self._simulation.settle()
+
+    def resume(self) -> None:
+        """Read again, all that comes."""
+        self._resume()
+        self._simulation.settle()
+
+    def send(self, data: str | bytes, *, more: bool = True) -> None:
+        """Send a piece of the request's body.
+
+        Args:
+            data: the piece.
+            more: whether another will follow.
+        """
+        self._send_body(data, more=more)
+        self._simulation.settle()
+
+    def disconnect(self, how: Disconnect = "clean") -> None:
+        """Leave.
+
+        Args:
+            how: ``"clean"``, ``"abrupt"``, ``"half"`` or ``"vanish"``.
+        """
+        self._disconnect(how)
+        self._simulation.settle()
+
+    def reconnect(self) -> SimulatedExchange:
+        """Come back as a browser would: after ``retry``, with the last event id.
+
+        Returns:
+            The new exchange.
+
+        Raises:
+            RuntimeError: this one has not ended.
+        """
+        again = self._world.reopen(self)
+        self._simulation.advance(again.wait)
+        request = again.request
+        return self._simulation.request(
+            request.method, request.target, headers=dict(request.headers), body=request.body
+        )
+
+
+class SimulatedRef:
+    """A handler's ref in a `Simulation`; sending settles.
+
+    Attributes:
+        ref: the real one.
+    """
+
+    def __init__(self, simulation: Simulation, ref: HandlerRef[Any]) -> None:
+        self._simulation = simulation
+        self.ref = ref
+
+    def send(self, message: Any) -> bool:
+        """Send a message without waiting; see ``HandlerRef.send_nowait``."""
+        accepted = self.ref.send_nowait(message)
+        self._simulation.settle()
+        return accepted
+
+    def burst(self, *messages: Any) -> list[bool]:
+        """Send several messages before the handler gets to run."""
+        accepted = [self.ref.send_nowait(message) for message in messages]
+        self._simulation.settle()
+        return accepted
+
+    def notify(self, message: Any) -> bool:
+        """Send a message for ``notify``."""
+        accepted = self.ref.notify(message)
+        self._simulation.settle()
+        return accepted
+
+    def stop(self) -> None:
+        """Stop the handler, as an operator would."""
+        self.ref.stop()
+        self._simulation.settle()

@@ -1,0 +1,249 @@
+"""What both faces of the kit share: the application, its clients and its handlers.
+
+Law of this file: nothing here waits for the application; the faces do.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import random
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import trio
+from starlette.types import ASGIApp, Message, Scope
+
+from .._core._hub import DeadLetterCause
+from .._core._machine import Machine
+from .._core._ref import HandlerRef
+from .._web._hub import Hub
+from .._web._serving import SHUTDOWN_NOTICE
+from ._exchange import Exchange, Reconnection, Request, reconnection
+from ._journal import Journal
+from ._observer import Observed
+
+_served: ContextVar[Exchange] = ContextVar("_served")
+"""The exchange for which the current task serves; tasks that it starts inherit it."""
+
+
+class World:
+    """An application between its lifespan's start and its end, and everybody in it.
+
+    Args:
+        app: an ASGI application with a ``hub``, such as `trioloop.App`.
+        now: tells the virtual time.
+        seed: of the hub's random source, so that jitter is the same every time.
+        hub: the application's hub, when it hangs somewhere else.
+        notice: whether the server tells of a shutdown as ``trioloop serve`` does; the stock worker
+            only cancels.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        now: Callable[[], float],
+        *,
+        seed: int,
+        hub: Hub | None,
+        notice: bool,
+    ) -> None:
+        self.app = app
+        self.now = now
+        self.journal = Journal(now)
+        self.hub = find_hub(app) if hub is None else hub
+        self.hub.random = random.Random(seed)
+        self.hub.id = f"{self.hub.random.getrandbits(64):016x}"
+        self.exchanges: list[Exchange] = []
+        self.dead_letters: list[tuple[HandlerRef[Any], Any, DeadLetterCause]] = []
+        self.handlers: list[Observed] = []
+        self.lifespan_error: BaseException | None = None
+        self._started = trio.Event()
+        self._stop = trio.Event()
+        self._stopped = trio.Event()
+        self._notice = trio.Event() if notice else None
+        self._calls: dict[Exchange, trio.CancelScope] = {}
+        self._draining = False
+
+    # -- the application's life ------------------------------------------------------------------
+
+    async def run_lifespan(self) -> None:
+        """The server's side of the lifespan protocol, as Hypercorn speaks it."""
+        events: list[Message] = [{"type": "lifespan.startup"}]
+
+        async def receive() -> Message:
+            if events:
+                await trio.lowlevel.checkpoint()
+                return events.pop(0)
+            await self._stop.wait()
+            return {"type": "lifespan.shutdown"}
+
+        async def send(message: Message) -> None:
+            await trio.lowlevel.checkpoint()
+            if message["type"] == "lifespan.startup.complete":
+                self._started.set()
+            elif message["type"].endswith("failed"):
+                raise RuntimeError(message.get("message", message["type"]))
+
+        scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        try:
+            with _Hooks(self):
+                await self.app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - handed to the test by the face
+            self.lifespan_error = error
+        finally:
+            self._stopped.set()
+
+    @property
+    def started(self) -> bool:
+        """Whether the application has started up."""
+        return self._started.is_set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has shut down."""
+        return self._stopped.is_set()
+
+    def give_notice(self) -> None:
+        """The server says that it goes down, if it is one that does."""
+        self._draining = True
+        if self._notice is not None:
+            self._notice.set()
+
+    def cancel_calls(self) -> None:
+        """The grace is over: the server cancels what is left."""
+        for scope in self._calls.values():
+            scope.cancel()
+
+    def stop(self) -> None:
+        """The server ends the lifespan."""
+        self._stop.set()
+
+    # -- clients ---------------------------------------------------------------------------------
+
+    def next_name(self) -> str:
+        """The next client's."""
+        return f"client {len(self.exchanges) + 1}"
+
+    def add(self, exchange: Exchange) -> None:
+        """A client sends a request; `serve` has to be started for it."""
+        request = exchange.request
+        self.exchanges.append(exchange)
+        self.journal.note(exchange.name, "asks", f"{request.method} {request.target}")
+        if request.body is not None:
+            if request.body:
+                exchange.connection.feed(
+                    [{"type": "http.request", "body": request.body, "more_body": True}]
+                )
+            exchange.connection.feed([{"type": "http.request", "body": b"", "more_body": False}])
+
+    async def serve(self, exchange: Exchange) -> None:
+        """The server's side of one request."""
+        scope = exchange.request.scope(self.app)
+        if self._notice is not None:
+            wait = self._notice.wait
+
+            async def wait_for_notice() -> None:
+                await wait()
+
+            scope["extensions"][SHUTDOWN_NOTICE] = {"wait": wait_for_notice}
+        _served.set(exchange)
+        with trio.CancelScope() as self._calls[exchange]:
+            await exchange.connection.run(self.app, scope)
+        del self._calls[exchange]
+
+    @property
+    def busy(self) -> bool:
+        """Whether the server still serves somebody."""
+        return bool(self._calls)
+
+    def ref_of(self, exchange: Exchange) -> HandlerRef[Any]:
+        """The ref of the handler behind an exchange.
+
+        Raises:
+            LookupError: no handler was made for it.
+        """
+        if exchange.observed is None:
+            raise LookupError(f"{exchange!r} has no handler; the answer was {exchange.status}")
+        return exchange.observed.ref
+
+    def reopen(self, exchange: Exchange) -> Reconnection:
+        """What its browser would do after the end of a stream."""
+        if exchange.pending:
+            raise RuntimeError(f"{exchange!r} has not ended; disconnect() comes first")
+        return reconnection(exchange)
+
+    # -- observation -----------------------------------------------------------------------------
+
+    def observe(self, machine: Machine) -> None:
+        """A handler starts."""
+        observed = Observed(machine, self.journal, f"handler {len(self.handlers) + 1}")
+        self.handlers.append(observed)
+        self.handlers.append(observed)
+        exchange = _served.get(None)
+        if exchange is not None:
+            exchange.observed = observed
+
+    def bury(self, ref: HandlerRef[Any], message: Any, cause: DeadLetterCause) -> None:
+        """A dead letter."""
+        self.dead_letters.append((ref, message, cause))
+        for observed in self.handlers:
+            if observed.ref is ref:
+                observed.note("dead letter", message)
+
+
+class _Hooks:
+    """The hub's hooks, borrowed for the length of a run."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __enter__(self) -> None:
+        hub, world = self._world.hub, self._world
+        self._saved = hub.observer, hub.dead_letter
+        own = hub.dead_letter
+
+        def bury(ref: HandlerRef[Any], message: Any, cause: DeadLetterCause) -> None:
+            world.bury(ref, message, cause)
+            if own is not None:
+                own(ref, message, cause)
+
+        hub.observer, hub.dead_letter = world.observe, bury
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._world.hub.observer, self._world.hub.dead_letter = self._saved
+
+
+def find_hub(app: Any) -> Hub:
+    """The hub that hangs on an application.
+
+    Raises:
+        TypeError: there is none.
+    """
+    hub = getattr(app, "hub", None)
+    if not isinstance(hub, Hub):
+        raise TypeError(f"{app!r} has no hub; say which one is meant: hub=...")
+    return hub
+
+
+def make_request(
+    method: str,
+    target: str,
+    *,
+    headers: Mapping[str, str] | None,
+    body: str | bytes | None,
+    json: Any = None,
+) -> Request:
+    """A request, checked.
+
+    Raises:
+        ValueError: the target is no path.
+    """
+    if not target.startswith("/"):
+        raise ValueError(f"a path starts with '/', unlike {target!r}")
+    sent = dict(headers or {})
+    if json is not None:
+        body = json_module.dumps(json)
+        sent.setdefault("content-type", "application/json")
+    content = body.encode() if isinstance(body, str) else body
+    return Request(method.upper(), target, tuple(sent.items()), content)
