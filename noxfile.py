@@ -130,12 +130,13 @@ def check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:
     """Stop when something is missing in the archives, or is in the wheel by accident."""
     package = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("trioloop/**/*.py")}
     package.add("trioloop/py.typed")
+    moved = project(of="tool")["hatch"]["build"]["targets"]["wheel"]["force-include"]
     with zipfile.ZipFile(wheel) as archive:
         in_wheel = {name for name in archive.namelist() if ".dist-info/" not in name}
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     around = {"pyproject.toml", "noxfile.py", "README.md", "LICENSE", "docs/conf.py"}
-    if wrong := (package ^ in_wheel) | ((package | around) - in_sdist):
+    if wrong := ({moved.get(name, name) for name in package} ^ in_wheel) | ((package | around) - in_sdist):
         session.error(f"The archives in dist/ lack, or should not have: {sorted(wrong)}")
 
 

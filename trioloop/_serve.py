@@ -48,7 +48,7 @@ from hypercorn.utils import (
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-    from types import FrameType, UnionType
+    from types import FrameType
 
 SHUTDOWN_EXTENSION: Final = "trioloop.shutdown"
 
@@ -83,6 +83,7 @@ async def serve(
 
     Raises:
         hypercorn.utils.LifespanFailureError: The application refused to start or to stop.
+        SystemExit, KeyboardInterrupt: The application raised it in its lifespan.
         BaseExceptionGroup: Among others with an ``OSError`` (an address cannot be bound, a TLS
             file cannot be read), with Hypercorn's ``LifespanTimeoutError``, or with what
             ``shutdown_trigger`` raised.
@@ -141,20 +142,23 @@ class _Lifespan:
     * It dies of an application that returns from its lifespan early, as one does that knows only
       ``http`` scopes: it writes to a channel that it has closed itself. The rest is answered here.
     * It listens for a moment, and says so, after a startup that failed. It is cancelled here.
+    * It goes on serving when an exit is asked for below a nursery. It is cancelled here, too.
     """
 
     def __init__(self, app: Application) -> None:
         self.server = trio.CancelScope()
-        self.failure: LifespanFailureError | None = None
+        self.failure: LifespanFailureError | SystemExit | KeyboardInterrupt | None = None
         self._app = app
         self._received: set[str] = set()
         self._sent: set[str] = set()
 
     async def run(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the application's lifespan, as an ASGI application of its own."""
+        # Whatever the application does from here on, Hypercorn has written to its channel before.
+        unread = [await receive()]
 
         async def noted_receive() -> Any:
-            message = await receive()
+            message = unread.pop() if unread else await receive()
             self._received.add(message["type"])
             return message
 
@@ -168,6 +172,11 @@ class _Lifespan:
 
         try:
             await self._app(scope, noted_receive, noted_send)
+        except BaseException as error:
+            self.failure = self.failure or _exit_in(error)
+            if self.failure is not None:  # bare: of a group, Hypercorn says that it serves on
+                raise self.failure from None
+            raise
         finally:
             if self.failure is not None:  # not before: the application cleans up undisturbed
                 self.server.cancel()
@@ -175,11 +184,12 @@ class _Lifespan:
             await self._answer_the_rest(receive, send)
 
     async def _answer_the_rest(self, receive: Any, send: Any) -> None:
-        for step in ("lifespan.startup", "lifespan.shutdown"):
-            if step not in self._received:
-                await receive()
-            if f"{step}.complete" not in self._sent:
-                await send({"type": f"{step}.complete"})
+        if "lifespan.startup.complete" not in self._sent:
+            await send({"type": "lifespan.startup.complete"})
+        if "lifespan.shutdown" not in self._received:
+            await receive()
+        if "lifespan.shutdown.complete" not in self._sent:
+            await send({"type": "lifespan.shutdown.complete"})
 
 
 def _noting(
@@ -397,8 +407,13 @@ def _reason_to_stop(
                 f"the application's {stage} took more than {seconds:g} s "
                 f"({stage}_timeout in the configuration)"
             )
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            return error
+    return _exit_in(group)
+
+
+def _exit_in(error: BaseException) -> SystemExit | KeyboardInterrupt | None:
+    for leaf in _leaves(error):
+        if isinstance(leaf, SystemExit | KeyboardInterrupt):
+            return leaf
     return None
 
 
@@ -416,7 +431,7 @@ def _check_settings(config: Config) -> None:
         if not all(isinstance(each, str) for each in _as_list(getattr(config, name))):
             raise _unfit(config, name, "addresses such as '127.0.0.1:8000'")
     for name in ("graceful_timeout", "keep_alive_timeout"):
-        if not _is_number(getattr(config, name), int | float):
+        if not _is_number(getattr(config, name), int, float):
             raise _unfit(config, name, "seconds, 0 or more")
     for name in ("workers", "backlog"):
         if not _is_number(getattr(config, name), int):
@@ -427,8 +442,8 @@ def _as_list(value: object) -> list[object]:
     return cast("list[object]", value) if isinstance(value, list) else [None]
 
 
-def _is_number(value: Any, kind: type | UnionType) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool) and value >= 0
+def _is_number(value: object, *kinds: type[int | float]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0
 
 
 def _unfit(config: Config, name: str, wanted: str) -> CannotServeError:

@@ -10,8 +10,6 @@ from support.fake import Poll, serve, settle
 
 from trioloop import SendAfter
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-
 
 class Slow(Poll):
     """Each callback takes one second and fails when it meets another one."""
@@ -28,12 +26,13 @@ class Slow(Poll):
         self.order.append(name)
         try:
             await trio.sleep(1)
+            yield
         finally:
             self.running.remove(name)
 
     async def init(self, request):
         async with self.alone("init"):
-            return None
+            return
 
     async def info(self, message):
         async with self.alone("info"):
@@ -41,18 +40,18 @@ class Slow(Poll):
 
     async def notify(self, message):
         async with self.alone("notify"):
-            return None
+            return
 
     async def idle(self):
         async with self.alone("idle"):
-            return None
+            return
 
     async def terminate(self, reason):
         async with self.alone("terminate"):
             self.reasons.append(reason)
 
 
-async def test_a_message_that_comes_during_init_waits_for_its_end():
+async def test_a_message_that_comes_during_init_waits_for_its_end(autojump_clock):
     slow = Slow()
     async with serve() as client:
         client.run(slow)
@@ -64,7 +63,7 @@ async def test_a_message_that_comes_during_init_waits_for_its_end():
         assert slow.order == ["init", "info"]
 
 
-async def test_messages_from_many_senders_are_handled_one_after_the_other():
+async def test_messages_from_many_senders_are_handled_one_after_the_other(autojump_clock):
     slow = Slow()
     async with serve() as client:
         client.run(slow)
@@ -80,7 +79,7 @@ async def send_later(handler, delay):
     assert await handler.ref.send(delay)
 
 
-async def test_a_notification_waits_for_info():
+async def test_a_notification_waits_for_info(autojump_clock):
     slow = Slow()
     async with serve() as client:
         client.run(slow)
@@ -91,7 +90,7 @@ async def test_a_notification_waits_for_info():
         assert slow.order == ["init", "info", "notify"]
 
 
-async def test_a_timer_that_fires_during_info_waits_for_its_end():
+async def test_a_timer_that_fires_during_info_waits_for_its_end(autojump_clock):
     slow = Slow()
     async with serve() as client:
         client.run(slow)
@@ -102,7 +101,7 @@ async def test_a_timer_that_fires_during_info_waits_for_its_end():
         assert slow.order == ["init", "info", "info", "info"]
 
 
-async def test_a_message_that_comes_during_idle_waits_for_its_end():
+async def test_a_message_that_comes_during_idle_waits_for_its_end(autojump_clock):
     slow = Slow(idle_timeout=1.0)
     async with serve() as client:
         client.run(slow)
@@ -113,7 +112,7 @@ async def test_a_message_that_comes_during_idle_waits_for_its_end():
         assert slow.order == ["init", "idle", "info"]
 
 
-async def test_idle_does_not_start_while_info_takes_longer_than_the_idle_timeout():
+async def test_idle_does_not_start_while_info_takes_longer_than_the_idle_timeout(autojump_clock):
     slow = Slow(idle_timeout=0.5)
     async with serve() as client:
         client.run(slow)
@@ -124,7 +123,7 @@ async def test_idle_does_not_start_while_info_takes_longer_than_the_idle_timeout
 
 
 @pytest.mark.parametrize("end", ["disconnect", "cancel", "stop"])
-async def test_terminate_starts_when_an_interrupted_callback_has_left(end):
+async def test_terminate_starts_when_an_interrupted_callback_has_left(autojump_clock, end):
     slow = Slow()
     async with serve() as client:
         exchange = client.run(slow)
@@ -136,7 +135,7 @@ async def test_terminate_starts_when_an_interrupted_callback_has_left(end):
         assert slow.order == ["init", "info", "terminate"]
 
 
-async def test_terminate_waits_for_a_callback_that_shields_itself():
+async def test_terminate_waits_for_a_callback_that_shields_itself(autojump_clock):
     left = []
 
     async def answer(message):
@@ -155,7 +154,7 @@ async def test_terminate_waits_for_a_callback_that_shields_itself():
         assert (left, poll.ended_at) == ([3.0], 3.0)
 
 
-async def test_callbacks_of_two_handlers_run_at_the_same_time():
+async def test_callbacks_of_two_handlers_run_at_the_same_time(autojump_clock):
     slow, other = Slow(), Slow()
     async with serve() as client:
         client.run(slow)

@@ -17,6 +17,7 @@ import trioloop
 ROOT = Path(__file__).parents[2]
 REQUIRED = {"pyproject.toml", "README.md", "trioloop", "tests", "docs", "noxfile.py"}
 OPTIONAL = {"LICENSE", "CHANGELOG.md", "examples", "bench"}
+PLUGIN = "trioloop/testing/_plugin.py"  # in the wheel it is pytest_trioloop.py
 
 BUILD = "import sys, hatchling.build as backend; print(backend.build_wheel(sys.argv[1]))"
 
@@ -30,20 +31,18 @@ def in_wheel(tmp_path_factory):
     return zipfile.ZipFile(folder / result.stdout.split()[-1]).namelist()
 
 
-def files_of_the_package() -> set[str]:
-    return {path.relative_to(ROOT).as_posix() for path in ROOT.glob("trioloop/**/*.py")}
-
-
 def test_the_wheel_has_every_module(in_wheel):
-    assert files_of_the_package() - set(in_wheel) == set()
+    modules = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("trioloop/**/*.py")}
+    assert modules - set(in_wheel) == {PLUGIN}
 
 
 def test_the_wheel_says_that_it_is_typed(in_wheel):
     assert "trioloop/py.typed" in in_wheel
 
 
-def test_the_wheel_has_nothing_beside_the_package(in_wheel):
+def test_the_wheel_has_nothing_beside_the_package_and_its_pytest_plugin(in_wheel):
     assert {name.partition("/")[0] for name in in_wheel} == {
+        "pytest_trioloop.py",
         "trioloop",
         f"trioloop-{trioloop.__version__}.dist-info",
     }

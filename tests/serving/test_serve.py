@@ -82,6 +82,14 @@ async def handshake(port: int) -> trio.SocketStream:
     return stream
 
 
+async def accepts(port: int) -> bool:
+    try:
+        await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+    except OSError:
+        return False
+    return True
+
+
 async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
     read = b""
     while end not in read:
@@ -254,9 +262,8 @@ async def test_nobody_can_connect_while_requests_in_flight_end(nursery):
     response = await request(server.port)
     await read_until(response, b"first")
     server.stop.set()
-    with pytest.raises(OSError, match="connect"):
-        while True:
-            await (await trio.open_tcp_stream("127.0.0.1", server.port)).aclose()
+    while await accepts(server.port):
+        pass
     assert not server.ended.is_set()
     release.set()
     assert (await read_all(response)).endswith(b"last\r\n0\r\n\r\n")
@@ -393,7 +400,7 @@ async def test_a_failed_shutdown_is_raised(nursery):
 
 
 async def test_an_address_that_cannot_be_bound_is_an_error_of_the_system():
-    # A descriptor that is not open. Where binding fails, Hypercorn leaves a socket to the collector.
+    # A descriptor that is closed: where binding fails, Hypercorn leaves a socket unclosed.
     with socket.create_server(("127.0.0.1", 0)) as gone:
         bind = [f"fd://{gone.fileno()}"]
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):

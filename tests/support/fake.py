@@ -231,7 +231,7 @@ class Client:
         """The application's lifespan."""
 
         async def send(message: Message) -> None:
-            assert not message["type"].endswith(".failed"), message
+            assert message["type"] != "lifespan.startup.failed", message["message"]
             if message["type"] == "lifespan.startup.complete":
                 task_status.started()
 

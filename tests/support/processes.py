@@ -2,7 +2,7 @@
 
 The laws of this file:
 
-* A server chooses its own port (``--bind 127.0.0.1:0``) and says which: tests never compete for one.
+* A server chooses its own port (``--bind 127.0.0.1:0``) and says which: tests never compete.
 * Whoever waits, waits for what the server says or does, under an outer deadline; nobody sleeps.
 * When the context ends, so has the server, with every process that it started.
 

@@ -224,7 +224,7 @@ class Client:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._reader = h11.Connection(h11.CLIENT)
-        self.received = b""
+        self.received = bytearray()
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -254,7 +254,7 @@ class Client:
             self._reader.receive_data(unread)
         if ended:
             self._reader.receive_data(b"")
-        self.received = b""
+        self.received = bytearray()
         event = await self._next_event()
         assert isinstance(event, h11.Response)
         return event
@@ -284,7 +284,10 @@ class Client:
 
     async def until(self, text: str) -> None:
         """Read until the body has this text."""
-        while text.encode() not in self.received:
+        wanted = text.encode()
+        searched = 0
+        while self.received.find(wanted, searched) < 0:
+            searched = max(0, len(self.received) - len(wanted))
             assert await self.piece() is not None, f"complete without {text!r}"
 
     async def rest(self) -> bytes:
@@ -295,7 +298,7 @@ class Client:
         """
         while await self.piece() is not None:
             pass
-        return self.received
+        return bytes(self.received)
 
     async def answer(self, method: str = "GET") -> Answer:
         """Read a whole response.

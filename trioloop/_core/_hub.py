@@ -77,7 +77,9 @@ class HubCore:
         self.registry = Registry()
         self.draining = False
         self.dead_letter = dead_letter
-        self.observer: Callable[[Machine], None] | None = None  # sees every machine before it starts
+        self.observer: Callable[[Machine], None] | None = (
+            None  # sees every machine before it starts
+        )
         self._machines: dict[Machine, None] = {}
         self._nursery: trio.Nursery | None = None
         self._background: trio.Nursery | None = None

@@ -72,9 +72,14 @@ async def serve_http(
     """Run a handler of HTTP to its end."""
     hub.follow_server(scope)
     link = Link(scope, receive, send)
-    handler.request = Request(scope, link.read_body)
-    if isinstance(handler, EventStreamHandler):
-        handler.last_event_id = find_last_event_id(scope)
-    machine = Machine(handler, hub, handler.output_type(handler, link, hub.random))
+    machine = equip(handler, hub, link)
     hub.start(machine)
     await link.attend(machine)
+
+
+def equip(handler: LoopHandler[Any], hub: Hub, link: Link) -> Machine:
+    """Give a handler all that it has before ``init``."""
+    handler.request = Request(link.scope, link.read_body)
+    if isinstance(handler, EventStreamHandler):
+        handler.last_event_id = find_last_event_id(link.scope)
+    return Machine(handler, hub, handler.output_type(handler, link, hub.random))

@@ -107,7 +107,9 @@ class FakeConnection:
         self._backlog: deque[Message] = deque()  # what the server has not read from the socket yet
         self._room = trio.Event()
         self._chunked = True
+        self._head_written = False  # or being written: a second head is a fault of the server's
         self._disconnected = False
+        self._waits = False  # a write waits for the reader
 
     # -- the client's side -----------------------------------------------------------------------
 
@@ -156,7 +158,7 @@ class FakeConnection:
             await self._after_call()
 
     async def _after_call(self) -> None:
-        if self.state is State.REQUEST and not self._disconnected:
+        if self.state is State.REQUEST and not self._disconnected and not self._head_written:
             with trio.CancelScope(shield=True):
                 await self._write_head(500, [(b"content-length", b"0"), (b"connection", b"close")])
             self.state = State.CLOSED
@@ -187,6 +189,7 @@ class FakeConnection:
             raise UnexpectedMessage(f"{kind} in state {self.state.value}")
 
     async def _write_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._head_written = True
         pairs = [(bytes(name), bytes(value)) for name, value in headers]
         names = {name for name, _ in pairs}
         self._chunked = b"content-length" not in names and status not in (204, 304)
@@ -213,14 +216,23 @@ class FakeConnection:
                 room = self.window - sum(waiting.taken - waiting.read for waiting in self.unread)
                 if not piece.taken:
                     if piece.size and room <= 0:
-                        await self._room.wait()
+                        await self._wait_for_room()
                         continue
                     self.unread.append(piece)
                 piece.taken = min(piece.size, piece.taken + max(0, int(min(room, piece.size))))
                 self._arrived()
                 if piece.taken == piece.size:
-                    return
-                await self._room.wait()
+                    break
+                await self._wait_for_room()
+        if self._waits:
+            self._waits = False
+            self._note(self.name, "write done")
+
+    async def _wait_for_room(self) -> None:
+        if not self._waits:
+            self._waits = True
+            self._note(self.name, "write waits")
+        await self._room.wait()
 
     def _end(self, how: str) -> None:
         """The server closes its side; a stuck write ends with it."""

@@ -111,6 +111,7 @@ class Exchange:
         self._left = False
         self._decoder = EventStreamDecoder()
         self._events: list[ServerSentEvent] = []
+        self.dispatched: list[ServerSentEvent] = []  # all of them, also those taken out of `events`
         self._retry: int | None = None
         self.connection = FakeConnection(name, request.method, world.journal.note, self._arrived)
         self.observed: Observed | None = None  # the handler, as soon as there is one
@@ -147,7 +148,9 @@ class Exchange:
 
     def _disconnect(self, how: Disconnect = "clean") -> None:
         if how not in ("clean", "abrupt", "half", "vanish"):
-            raise ValueError(f"a client leaves 'clean', 'abrupt', 'half' or by 'vanish', not {how!r}")
+            raise ValueError(
+                f"a client leaves 'clean', 'abrupt', 'half' or by 'vanish', not {how!r}"
+            )
         if self._left:
             raise RuntimeError(f"{self!r} has left already")
         self._note("disconnects", how)
@@ -174,7 +177,9 @@ class Exchange:
         """Read what may be read."""
         connection = self.connection
         read = 0
-        while connection.unread and (self._reading or self._allowance or not connection.unread[0].size):
+        while connection.unread and (
+            self._reading or self._allowance or not connection.unread[0].size
+        ):
             piece = connection.unread[0]
             size = piece.taken - piece.read
             if not self._reading:
@@ -187,10 +192,10 @@ class Exchange:
             connection.unread.popleft()
         if read:
             connection.make_room()
-        if connection.eof and not self._eof and not connection.unread and not connection.gone:
-            if self._reading or self._allowance:
-                self._eof = connection.eof
-                self._see("eof", connection.eof)
+        all_read = not connection.unread and not connection.gone
+        if all_read and connection.eof and not self._eof and (self._reading or self._allowance):
+            self._eof = connection.eof
+            self._see("eof", connection.eof)
 
     def _take(self, piece: Piece, size: int) -> None:
         start = max(0, piece.read - piece.before)
@@ -207,7 +212,9 @@ class Exchange:
         self.body += data
         self._see("body", data)
         if self._headers.get("content-type", "").startswith("text/event-stream"):
-            self._events += self._decoder.feed(data)
+            events = self._decoder.feed(data)
+            self._events += events
+            self.dispatched += events
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -220,6 +227,11 @@ class Exchange:
     def headers(self) -> Mapping[str, str]:
         """The response's headers, names in small letters."""
         return self._headers
+
+    @property
+    def reads_everything(self) -> bool:
+        """Whether all that was written has been seen: the client reads, and is there."""
+        return self._reading and not self._left and self.request.method != "HEAD"
 
     @property
     def pending(self) -> bool:
@@ -321,5 +333,7 @@ def reconnection(exchange: Exchange) -> Reconnection:
     if exchange.last_event_id:
         headers = (*headers, ("Last-Event-ID", exchange.last_event_id))
     wait = (exchange.retry or 0) / 1000
-    request = Request(exchange.request.method, exchange.request.target, headers, exchange.request.body)
+    request = Request(
+        exchange.request.method, exchange.request.target, headers, exchange.request.body
+    )
     return Reconnection(request, wait)

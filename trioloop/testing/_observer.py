@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import trio
+
 from .._core._machine import Machine
 from .._core._mailbox import Cell, CoalescingMailbox, Mailbox, OverflowPolicy
 from .._core._reasons import TerminateReason
@@ -38,17 +40,20 @@ class Observed:
     Attributes:
         handler: the object itself.
         ref: its ref.
+        client: the name of its client.
         reason: what ``terminate`` heard, or the machine's when ``init`` was never entered.
     """
 
     def __init__(self, machine: Machine, journal: Journal, name: str) -> None:
         self.machine = machine
         self.name = name
+        self.client = ""
         self.handler: Any = machine.handler
         self.ref: HandlerRef[Any] = machine.ref
         self._journal = journal
         self._own = frozenset(vars(self.handler)) | {"request", "last_event_id"}
         self._inside = False  # a `def` callback runs
+        self._nurseries: set[trio.Nursery] = set()
         observe_mailbox(machine.mailbox, machine, self.note)
         for callback in CALLBACKS:
             method = getattr(self.handler, callback)
@@ -74,6 +79,10 @@ class Observed:
             return method(*args)  # notify calls info, or a user's callback another one
         self.note(callback, args[0] if args and callback != "init" else None)
         self._inside = True
+        if callback == "terminate":
+            self._note_leftovers()
+        elif self.machine.nursery is not None:
+            self._nurseries.add(self.machine.nursery)
         try:
             outcome = method(*args)
         except BaseException as error:
@@ -85,6 +94,21 @@ class Observed:
             return self._await(callback, outcome)
         self.note(f"{callback} returned", outcome)
         return outcome
+
+    def _note_leftovers(self) -> None:
+        registry = self.machine.hub.registry
+        left: list[str] = [
+            f"the name {n!r}" for n, m in registry.names.items() if m is self.machine
+        ]
+        left += [
+            f"the group {g!r}" for g, members in registry.groups.items() if self.machine in members
+        ]
+        left += [f"a watch on {g!r}" for g, by in registry.watchers.items() if self.machine in by]
+        left += [f"the child task {t.name}" for n in self._nurseries for t in n.child_tasks]
+        if not self.machine.mailbox.closed:
+            left.append("an open mailbox")
+        for what in left:
+            self.note("left behind", what)
 
     async def _await(self, callback: str, awaitable: Any) -> Any:
         try:
@@ -122,7 +146,7 @@ class _ObservedMailbox(Mailbox):
 
     __slots__ = ()
 
-    owner: _ObservedOwner  # type: ignore[assignment]  # set by `observe_mailbox`
+    owner: _ObservedOwner  # set by `observe_mailbox`
 
     def put_nowait(self, message: Any) -> bool:
         if self.overdue is not None and not self.closed:

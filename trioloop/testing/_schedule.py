@@ -73,7 +73,7 @@ class Schedule:
         self.plan: dict[int, tuple[int, ...]] = {}
         self.reorderings: list[Reordering] = []
         self._batches = 0
-        self._random = random.Random(policy) if isinstance(policy, int) else None
+        self._random = random.Random(policy) if isinstance(policy, int) else None  # noqa: S311 - an order
 
     def shuffle(self, batch: MutableSequence[Any]) -> None:
         """Order a batch, as ``random.shuffle`` would; Trio runs it from its end."""

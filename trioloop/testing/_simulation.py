@@ -27,8 +27,9 @@ from .._web._hub import Hub
 from ._clock import VirtualClock
 from ._exchange import Disconnect, Exchange
 from ._journal import Journal
+from ._judge import Judge
 from ._schedule import Policy, Schedule, scheduled_by
-from ._world import World, make_request
+from ._world import World, event_stream_headers, make_request
 
 ResultT = TypeVar("ResultT")
 
@@ -58,6 +59,8 @@ class Simulation:
         hub: the application's hub, when it is not its attribute.
         notice: whether the server tells of a shutdown, as ``trioloop serve`` does; ``False`` is the
             stock worker, which only cancels.
+        laws: whether the laws of the machine are checked after every step; a broken one is
+            a `LawBroken`. Callbacks have to let Trio cancel them, or law 8 will not hold.
 
     Raises:
         TypeError: the application has no hub.
@@ -78,10 +81,12 @@ class Simulation:
         schedule: Policy = "spawn order",
         hub: Hub | None = None,
         notice: bool = True,
+        laws: bool = False,
     ) -> None:
         self._clock = VirtualClock(threadless=True)
         self.schedule = Schedule(schedule)
         self._world = World(app, self._clock.current_time, seed=seed, hub=hub, notice=notice)
+        self._judge = Judge(self._world) if laws else None
         self._steps: deque[Callable[[], object]] = deque()
         self._outcome: outcomes.Outcome[None] | None = None
         self._closed = False
@@ -109,10 +114,7 @@ class Simulation:
             self._stack.close()
             raise SimulationError(f"cannot start a simulation here: {error}") from error
         try:
-            self.settle()
-            if not self._world.started:
-                self._raise_if_over()
-                raise SimulationError("the application's lifespan did not complete its start-up")
+            self._start_up()
         except BaseException:
             self.close()
             raise
@@ -125,6 +127,13 @@ class Simulation:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+        if exc is None and self._judge is not None:
+            self._judge.finish()
+
+    def _start_up(self) -> None:
+        self.settle()
+        if not self._world.started:
+            raise SimulationError("the application's lifespan did not complete its start-up")
 
     async def _main(self) -> None:
         async with trio.open_nursery() as self._nursery:
@@ -150,6 +159,8 @@ class Simulation:
             raise SimulationError("the simulation has ended")
         self._settle()
         self._raise_if_over()
+        if self._judge is not None:
+            self._judge.hear()
 
     def _settle(self) -> None:
         statistics = trio.lowlevel.current_statistics
@@ -272,6 +283,12 @@ class Simulation:
         self._clock.move_to(self.now() + seconds)
         self.settle()
 
+    def note_stop(self, ref: HandlerRef[Any]) -> None:
+        """An operator stops a handler: for the journal."""
+        for observed in self._world.handlers:
+            if observed.ref is ref:
+                observed.note("is stopped")
+
     # -- clients ---------------------------------------------------------------------------------
 
     def request(
@@ -339,9 +356,7 @@ class Simulation:
             headers: names and values.
             json: a body as JSON.
         """
-        sent = {"accept": "text/event-stream", **(headers or {})}
-        if last_event_id is not None:
-            sent["last-event-id"] = last_event_id
+        sent = event_stream_headers(headers, last_event_id)
         return self.request(method, target, headers=sent, json=json)
 
     # -- the application -------------------------------------------------------------------------
@@ -537,5 +552,6 @@ class SimulatedRef:
 
     def stop(self) -> None:
         """Stop the handler, as an operator would."""
+        self._simulation.note_stop(self.ref)
         self.ref.stop()
         self._simulation.settle()

@@ -52,7 +52,7 @@ class World:
         self.now = now
         self.journal = Journal(now)
         self.hub = find_hub(app) if hub is None else hub
-        self.hub.random = random.Random(seed)
+        self.hub.random = random.Random(seed)  # noqa: S311 - jitter
         self.hub.id = f"{self.hub.random.getrandbits(64):016x}"
         self.exchanges: list[Exchange] = []
         self.dead_letters: list[tuple[HandlerRef[Any], Any, DeadLetterCause]] = []
@@ -89,7 +89,7 @@ class World:
         try:
             with _Hooks(self):
                 await self.app(scope, receive, send)
-        except Exception as error:  # noqa: BLE001 - handed to the test by the face
+        except Exception as error:
             self.lifespan_error = error
         finally:
             self._stopped.set()
@@ -104,6 +104,11 @@ class World:
         """Whether it has shut down."""
         return self._stopped.is_set()
 
+    @property
+    def gives_notice(self) -> bool:
+        """Whether the server tells of its shutdown."""
+        return self._notice is not None
+
     def give_notice(self) -> None:
         """The server says that it goes down, if it is one that does."""
         self._draining = True
@@ -112,7 +117,8 @@ class World:
 
     def cancel_calls(self) -> None:
         """The grace is over: the server cancels what is left."""
-        for scope in self._calls.values():
+        for exchange, scope in self._calls.items():
+            self.journal.note(exchange.name, "is cancelled")
             scope.cancel()
 
     def stop(self) -> None:
@@ -179,10 +185,10 @@ class World:
         """A handler starts."""
         observed = Observed(machine, self.journal, f"handler {len(self.handlers) + 1}")
         self.handlers.append(observed)
-        self.handlers.append(observed)
         exchange = _served.get(None)
         if exchange is not None:
             exchange.observed = observed
+            observed.client = exchange.name
 
     def bury(self, ref: HandlerRef[Any], message: Any, cause: DeadLetterCause) -> None:
         """A dead letter."""
@@ -247,3 +253,13 @@ def make_request(
         sent.setdefault("content-type", "application/json")
     content = body.encode() if isinstance(body, str) else body
     return Request(method.upper(), target, tuple(sent.items()), content)
+
+
+def event_stream_headers(
+    headers: Mapping[str, str] | None, last_event_id: str | None
+) -> dict[str, str]:
+    """What a browser's EventSource asks with (WHATWG HTML, section 9.2.2)."""
+    sent = {"accept": "text/event-stream", "cache-control": "no-store", **(headers or {})}
+    if last_event_id is not None:
+        sent["last-event-id"] = last_event_id
+    return sent

@@ -1,0 +1,130 @@
+"""The judge: every handler of a world, held against the laws after every step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._core._reasons import Completed, Crashed, Failed, ShutDown, Stopped, TimedOut
+from ._laws import Acceptor, LawBroken, Violation
+
+if TYPE_CHECKING:
+    from ._exchange import Exchange
+    from ._world import World
+
+
+class Judge:
+    """Reads a world's journal as it grows.
+
+    Args:
+        world: whose.
+
+    Attributes:
+        violation: the first broken law; nothing is judged after it.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._acceptors: dict[str, Acceptor] = {}
+        self._clients: dict[str, Acceptor] = {}
+        self._next = 0
+        self.violation: Violation | None = None
+
+    def hear(self, *, at_rest: bool = True) -> None:
+        """Follow what has happened since the last time.
+
+        Args:
+            at_rest: nothing moves until time passes, so that what is owed can be asked for.
+
+        Raises:
+            LawBroken: the first time that a law is broken.
+        """
+        if self.violation is not None:
+            return
+        try:
+            self._follow()
+            if at_rest:
+                self._ask_for_what_is_owed()
+        except LawBroken as broken:
+            self.violation = broken.violation
+            raise
+
+    def finish(self) -> None:
+        """The run is over.
+
+        Raises:
+            LawBroken: something never happened, or a client has seen the wrong ending.
+        """
+        self.hear(at_rest=False)
+        if self.violation is not None:
+            return
+        try:
+            for acceptor in self._acceptors.values():
+                acceptor.finish(self._next, self._world.now())
+            for exchange in self._world.exchanges:
+                self._check_ending(exchange)
+            self._check_jitter()
+        except LawBroken as broken:
+            self.violation = broken.violation
+            raise
+
+    def _follow(self) -> None:
+        entries = self._world.journal.entries
+        for observed in self._world.handlers[len(self._acceptors) :]:
+            acceptor = Acceptor(observed.handler, observed.name, observed.client)
+            self._acceptors[observed.name] = acceptor
+            self._clients[observed.client] = acceptor
+        while self._next < len(entries):
+            entry = entries[self._next]
+            if entry.who == "test":
+                for acceptor in self._acceptors.values():
+                    acceptor.follow(self._next, entry)
+            else:
+                found = self._acceptors.get(entry.who) or self._clients.get(entry.who)
+                if found is not None:
+                    found.follow(self._next, entry)
+            self._next += 1
+
+    def _ask_for_what_is_owed(self) -> None:
+        now = self._world.now()
+        for acceptor in self._acceptors.values():
+            acceptor.rest(self._next, now)
+        for exchange in self._world.exchanges:
+            acceptor_of = self._clients.get(exchange.name)
+            if acceptor_of is not None:
+                acceptor_of.check_output(
+                    self._next, now, exchange.dispatched, all_of_it=exchange.reads_everything
+                )
+
+    def _check_ending(self, exchange: Exchange) -> None:
+        acceptor = self._clients.get(exchange.name)
+        if acceptor is None or acceptor.reason is None or not exchange.reads_everything:
+            return
+        reason = acceptor.reason
+        complete, cut = exchange.complete, exchange.aborted
+        if isinstance(reason, (Completed, Stopped, TimedOut)):
+            right = complete
+        elif isinstance(reason, Crashed):
+            right = cut or exchange.status == 500
+        elif isinstance(reason, ShutDown):
+            right = complete or not self._world.gives_notice
+        elif isinstance(reason, Failed):
+            right = cut
+        else:
+            right = True
+        seen = "a complete response" if complete else "a cut one" if cut else "no end"
+        self._blame(right, 4, acceptor.who, f"it ended with {reason!r}, and the client saw {seen}")
+
+    def _check_jitter(self) -> None:
+        told = [
+            exchange.retry
+            for exchange in self._world.exchanges
+            if isinstance(exchange.reason, ShutDown) and exchange.retry is not None
+        ]
+        alike = len(told) >= 3 and len(set(told)) == 1
+        self._blame(
+            not alike, 8, "hub", f"{len(told)} clients shall all come back after {told[:1]} ms"
+        )
+
+    def _blame(self, fact: bool, law: int, who: str, sentence: str) -> None:  # noqa: FBT001
+        if not fact:
+            raise LawBroken(Violation(law, sentence, self._next, self._world.now(), who))

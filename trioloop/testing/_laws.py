@@ -1,0 +1,553 @@
+"""The laws of the machine as an acceptor: it follows a journal and rejects impossible histories.
+
+Laws of this file:
+
+* It is written from the laws, not from the machine: it imports none of it but its values.
+* It follows what happened, so every legal outcome of a race is accepted; when nothing can move any
+  more it checks what is owed.
+* A broken law is told once, at the entry that broke it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .._core._commands import (
+    CancelTimer,
+    Continue,
+    Hibernate,
+    Postpone,
+    SendAfter,
+    Stop,
+    Then,
+)
+from .._core._errors import BadReturn, SendTimedOut
+from .._core._handler import Handler
+from .._core._mailbox import KeepLatest, Overflow
+from .._core._reasons import (
+    Completed,
+    Crashed,
+    Disconnected,
+    Failed,
+    Overflowed,
+    ShutDown,
+    Stopped,
+    TerminateReason,
+    TimedOut,
+)
+from .._core._ref import Down
+from .._core._registry import Joined, Left
+from .._web._commands import Reply
+from .._wire import ServerSentEvent
+from ._journal import Entry
+
+LAWS = {
+    1: "callbacks of one handler never overlap",
+    2: "messages are handled in the order in which they were accepted",
+    3: "an accepted message is handled or becomes a dead letter",
+    4: "terminate is called exactly once, and hears the true reason",
+    5: "when terminate starts, all that belonged to the handler is gone",
+    6: "a crash harms nobody else",
+    7: "the idle time runs from the end of a callback to the next message",
+    8: "no client holds a handler for longer than its timeouts",
+    9: "output is written in the order in which it was returned, and at once",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken law.
+
+    Args:
+        law: its number in the design.
+        sentence: what happened.
+        index: of the entry in the journal that broke it; its length when it was found at rest.
+        time: virtual seconds.
+        who: the handler's name.
+    """
+
+    law: int
+    sentence: str
+    index: int
+    time: float
+    who: str
+
+    def __str__(self) -> str:
+        return f"law {self.law} ({LAWS[self.law]}): t={self.time:g}, {self.who}: {self.sentence}"
+
+
+class LawBroken(AssertionError):
+    """A history that the laws forbid.
+
+    Attributes:
+        violation: which law, where and how.
+    """
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(str(violation))
+        self.violation = violation
+
+
+def commands_of(outcome: Any) -> list[Any]:
+    """What a callback returned, as a list."""
+    if outcome is None:
+        return []
+    return list(outcome) if type(outcome) in (list, tuple) else [outcome]
+
+
+class Acceptor:
+    """The history of one handler and its client, as far as it has been followed.
+
+    Args:
+        handler: read once, for its options.
+        who: the handler's name in the journal.
+        client: its client's name.
+    """
+
+    def __init__(self, handler: Handler[Any], who: str, client: str) -> None:
+        self.who = who
+        self.client = client
+        self.idle_timeout = handler.idle_timeout
+        self.send_timeout = handler.send_timeout
+        self.terminate_timeout = handler.terminate_timeout
+        self.limit = handler.mailbox_size
+        self.policy = handler.overflow
+        self.waiting: deque[Any] = deque()  # accepted, not started
+        self.first: deque[Any] = deque()  # Then
+        self.retries: deque[Any] = deque()
+        self.postponed: list[Any] = []
+        self.last_thens: list[Any] = []
+        self.letters_owed: list[Any] = []  # displaced, and nobody was told yet
+        self.timers: list[tuple[float, Any, Any]] = []
+        self.running: str | None = None
+        self.current: Any = None
+        self.retrying = False
+        self.initialised = False
+        self.silent_since = math.inf
+        self.reason: TerminateReason | None = None
+        self.terminated_at: float | None = None
+        self.terminate_over = False
+        self.raised: list[BaseException] = []
+        self.returned: list[Any] = []
+        self.overflowed = False
+        self.displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
+        self.replaced: int | None = None  # KeepLatest: the place of what is being replaced
+        self.gone = False
+        self.ending_asked = False  # shutdown, cancellation or an operator's stop
+        self.blocked_since: float | None = None
+        self.unblocked_at = -math.inf
+        self.lag_end = -math.inf
+        self.lag_start = -math.inf
+        self.expected_events: list[ServerSentEvent] = []
+        self.checked = 0  # events that the client has seen, and that were the right ones
+        self._index = 0
+        self._time = 0.0
+
+    # -- following -------------------------------------------------------------------------------
+
+    def follow(self, index: int, entry: Entry) -> None:
+        """Follow one entry.
+
+        Raises:
+            LawBroken: it cannot have happened.
+        """
+        self._index, self._time = index, entry.time
+        if entry.who == self.who:
+            step = _STEPS.get(entry.what)
+            if step is not None:
+                step(self, entry.detail)
+        elif entry.who == self.client:
+            self._follow_client(entry)
+        elif entry.who == "test":
+            self._follow_test(entry)
+
+    def _must(self, fact: bool, law: int, sentence: str) -> None:  # noqa: FBT001 - an assertion
+        if not fact:
+            raise LawBroken(Violation(law, sentence, self._index, self._time, self.who))
+
+    def _follow_client(self, entry: Entry) -> None:
+        match entry.what:
+            case "disconnects" if entry.detail != "vanish":
+                self.gone = True
+                self._unblock()
+            case "write waits":
+                self.blocked_since = (
+                    entry.time if self.blocked_since is None else self.blocked_since
+                )
+            case "write done":
+                self._unblock()
+            case "is cancelled":
+                self.ending_asked = True
+            case _:
+                pass
+
+    def _unblock(self) -> None:
+        if self.blocked_since is not None:
+            self.blocked_since = None
+            self.unblocked_at = self._time
+
+    def _follow_test(self, entry: Entry) -> None:
+        if entry.what == "lags":
+            self.lag_start, self.lag_end = entry.time, entry.time + entry.detail
+        elif entry.what == "shuts down":
+            self.ending_asked = True
+
+    # -- the mailbox -----------------------------------------------------------------------------
+
+    def _accepts(self, message: Any) -> None:
+        self._must(self.reason is None, 3, f"{message!r} was accepted after the end")
+        full = len(self.waiting) >= self.limit
+        if full and self.policy is Overflow.DROP_OLDEST:
+            self.displacements_due += 1  # the oldest was in the loop's hands already
+        self._must(
+            not full or self.policy in (Overflow.BLOCK, Overflow.DROP_OLDEST),
+            3,
+            f"{message!r} was accepted although {len(self.waiting)} of {self.limit} are waiting",
+        )
+        self.waiting.append(message)
+
+    def _accepts_own(self, message: Any) -> None:
+        self._must(self.reason is None, 5, f"{message!r} was accepted after the end")
+        if not isinstance(message, (Down, Joined, Left)) and self.policy is not Overflow.BLOCK:
+            self._fire_timer(message)
+        self.waiting.append(message)
+
+    def _fire_timer(self, message: Any) -> None:
+        for index, (due, _, timed) in enumerate(self.timers):
+            if timed is message:
+                self._must(due <= self._time, 7, f"the timer of {message!r} was due at {due:g}")
+                del self.timers[index]
+                return
+        self._must(fact=False, law=5, sentence=f"{message!r} comes from a timer that is not set")
+
+    def _refuses(self, message: Any) -> None:
+        if self.reason is None and not self.overflowed and not self.raised:
+            self._must(
+                len(self.waiting) >= self.limit,
+                3,
+                f"{message!r} was refused with {len(self.waiting)} of {self.limit} waiting",
+            )
+
+    def _overflows(self, limit: int) -> None:
+        self._must(
+            len(self.waiting) >= self.limit,
+            3,
+            f"the mailbox overflowed with {len(self.waiting)} of {self.limit} waiting",
+        )
+        self.overflowed = True
+
+    def _displaces(self, message: Any) -> None:
+        if isinstance(self.policy, KeepLatest):
+            self.replaced = next(i for i, kept in enumerate(self.waiting) if kept is message)
+            self.letters_owed.append(message)
+            return  # "replaces" follows, with the new message
+        self.displacements_due = max(0, self.displacements_due - 1)
+        self._must(
+            bool(self.waiting) and self.waiting[0] is message,
+            2,
+            f"{message!r} was displaced, but the oldest is {next(iter(self.waiting), None)!r}",
+        )
+        self.waiting.popleft()
+        self.letters_owed.append(message)
+
+    def _replaces(self, message: Any) -> None:
+        self._must(self.replaced is not None, 2, f"{message!r} replaced nothing")
+        assert self.replaced is not None
+        self.waiting[self.replaced] = message
+        self.replaced = None
+
+    def _dead_letter(self, message: Any) -> None:
+        piles: tuple[deque[Any] | list[Any], ...] = (
+            self.letters_owed,
+            self.first,
+            self.retries,
+            self.postponed,
+            self.waiting,
+        )
+        for pile in piles:
+            for index, kept in enumerate(pile):
+                if kept is message:
+                    del pile[index]
+                    return
+        due = [timed for when, _, timed in self.timers if when <= self._time]
+        self._must(
+            any(timed is message for timed in due),
+            3,
+            f"{message!r} became a dead letter although it was handled, or never accepted",
+        )
+
+    # -- callbacks -------------------------------------------------------------------------------
+
+    def _starts(self, callback: str) -> None:
+        self._must(
+            self.running is None, 1, f"{callback} was called while {self.running} was running"
+        )
+        self._must(self.terminated_at is None, 4, f"{callback} was called after terminate")
+        self.running = callback
+
+    def _init(self, _detail: Any) -> None:
+        self._must(not self.initialised, 4, "init was called twice")
+        self.initialised = True
+        self._starts("init")
+
+    def _info(self, message: Any) -> None:
+        self._starts("info")
+        self._must(not self._has_ended(), 3, f"info({message!r}) after the end")
+        self.current = message
+        self.retrying = False
+        if self.first:
+            pile: deque[Any] = self.first
+        elif self.retries:
+            pile, self.retrying = self.retries, True
+        else:
+            pile = self.waiting
+        self._must(
+            bool(pile) and pile[0] is message,
+            2,
+            f"info({message!r}), but the next message is {next(iter(pile), 'none')!r}",
+        )
+        pile.popleft()
+        self._must(not self.displacements_due, 2, "the oldest message was not displaced")
+
+    def _has_ended(self) -> bool:
+        """Whether the handler must know that it has ended: no message may be handled."""
+        return self.gone or self.terminated_at is not None
+
+    def _idle(self, _detail: Any) -> None:
+        self._must(not self.waiting, 3, f"idle although {list(self.waiting)!r} are waiting")
+        self._starts("idle")
+        due = self.silent_since + self.idle_timeout
+        late = self.lag_start <= due <= self.lag_end == self._time
+        freed = due <= self.unblocked_at == self._time
+        self._must(
+            self._time == due or late or freed,
+            7,
+            f"idle after {self._time - self.silent_since:g} s, idle_timeout is {self.idle_timeout:g}",
+        )
+
+    def _returned(self, outcome: Any) -> None:
+        callback, self.running = self.running, None
+        self.silent_since = self._time
+        self.last_thens = []
+        commands = commands_of(outcome)
+        self.returned += commands
+        if callback == "info":
+            self._sort_postponed(postpone=any(isinstance(c, Postpone) for c in commands))
+        for command in commands:
+            self._carry_out(command)
+        self.first.extendleft(reversed(self.last_thens))
+
+    def _sort_postponed(self, *, postpone: bool) -> None:
+        if not (postpone and self.retrying):
+            self.retries.extend(self.postponed)
+            self.postponed.clear()
+        if postpone:
+            self.postponed.append(self.current)
+
+    def _carry_out(self, command: Any) -> None:
+        match command:
+            case Continue(idle_timeout=seconds) | Hibernate(idle_timeout=seconds):
+                self.idle_timeout = self.idle_timeout if seconds is None else seconds
+            case Then(message):
+                self.last_thens.append(message)
+            case SendAfter(delay, message, key):
+                self._forget_timer(key)
+                self.timers.append((self._time + delay, key, message))
+            case CancelTimer(key):
+                self._forget_timer(key)
+            case ServerSentEvent():
+                if command.data is not None:
+                    self.expected_events.append(command)
+            case _:
+                pass
+
+    def _forget_timer(self, key: Any) -> None:
+        if key is not None:
+            self.timers = [timer for timer in self.timers if timer[1] != key]
+
+    def _raised(self, error: BaseException) -> None:
+        self.running = None
+        self.raised.append(error)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _terminate(self, reason: TerminateReason) -> None:
+        self._must(self.terminated_at is None, 4, "terminate was called twice")
+        self._must(self.initialised, 4, "terminate was called, but init was not")
+        self._starts("terminate") if self.terminated_at is None else None
+        self.terminated_at = self._time
+        self.reason = reason
+        self._check_reason(reason)
+        if isinstance(reason, Crashed) and isinstance(reason.error, BadReturn):
+            for then in self.last_thens:  # nothing of a bad return was carried out
+                self.first = deque(kept for kept in self.first if kept is not then)
+        left = [*self.first, *self.retries, *self.postponed, *self.waiting, *self.letters_owed]
+        self._must(not left, 3, f"terminate started and nobody heard of {left!r}")
+
+    def _check_reason(self, reason: TerminateReason) -> None:
+        truth, sentence = _TRUTH[type(reason)](self, reason)
+        self._must(truth, 4, f"terminate heard {reason!r}, but {sentence}")
+
+    def _left_behind(self, what: Any) -> None:
+        self._must(fact=False, law=5, sentence=f"terminate started with {what}")
+
+    def _terminate_returned(self, _detail: Any) -> None:
+        assert self.terminated_at is not None
+        self.running = None
+        self.terminate_over = True
+        limit = self.terminated_at + self.terminate_timeout
+        self._must(
+            self._time <= max(limit, self.lag_end),
+            4,
+            f"terminate ran for {self._time - self.terminated_at:g} s,"
+            f" terminate_timeout is {self.terminate_timeout:g}",
+        )
+
+    # -- at rest ---------------------------------------------------------------------------------
+
+    def rest(self, index: int, now: float) -> None:
+        """Nothing can move until time passes: check what is owed.
+
+        Raises:
+            LawBroken: something is overdue.
+        """
+        self._index, self._time = index, now
+        if self.terminated_at is not None or not self.initialised:
+            return
+        if self.running is None and self.blocked_since is None:
+            self._must_not_wait_in_vain(now)
+        if self.blocked_since is not None:
+            self._must(
+                now < max(self.blocked_since + self.send_timeout, self.blocked_since + 1e-9),
+                8,
+                f"a write has waited since {self.blocked_since:g}, send_timeout is"
+                f" {self.send_timeout:g}",
+            )
+        self._must(not self.gone, 8, "the client is gone and the handler does not know")
+
+    def _must_not_wait_in_vain(self, now: float) -> None:
+        ready = [*self.first, *self.retries, *self.waiting]
+        self._must(not ready, 3, f"the handler waits, although {ready!r} is there")
+        due = self.silent_since + self.idle_timeout
+        self._must(now < due, 7, f"idle was due at {due:g} and was not called")
+        for when, _, message in self.timers:
+            self._must(now < when, 7, f"the timer of {message!r} was due at {when:g}")
+
+    def check_output(
+        self, index: int, now: float, events: list[ServerSentEvent], *, all_of_it: bool
+    ) -> None:
+        """What the client has seen is what was returned, in that order.
+
+        Raises:
+            LawBroken: it is not.
+        """
+        self._index, self._time = index, now
+        while self.checked < len(events):
+            seen = events[self.checked]
+            more = self.checked < len(self.expected_events)
+            self._must(more, 9, f"the client has seen {seen!r}, which nobody returned")
+            returned = self.expected_events[self.checked]
+            same = _text(seen.data) == _text(returned.data) and seen.event == (
+                returned.event or None
+            )
+            self._must(same, 9, f"the client has seen {seen!r}, but {returned!r} was to come")
+            self.checked += 1
+        if all_of_it and self.running is None and self.blocked_since is None and self._wrote_all():
+            late = self.expected_events[self.checked :]
+            self._must(not late, 9, f"{late!r} was returned and is not written")
+
+    def _wrote_all(self) -> bool:
+        """Whether everything that was returned had to be written."""
+        return not self.gone and not isinstance(self.reason, (Crashed, Failed, Disconnected))
+
+    def finish(self, index: int, now: float) -> None:
+        """The run is over.
+
+        Raises:
+            LawBroken: something never happened.
+        """
+        self._index, self._time = index, now
+        if self.initialised:
+            self._must(self.terminated_at is not None, 4, "terminate was never called")
+
+
+def _text(data: str | bytes | None) -> str:
+    text = data.decode() if isinstance(data, bytes) else data or ""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+_Step = Callable[[Acceptor, Any], None]
+
+_STEPS: dict[str, _Step] = {
+    "accepts": Acceptor._accepts,  # noqa: SLF001
+    "accepts own": Acceptor._accepts_own,  # noqa: SLF001
+    "refuses": Acceptor._refuses,  # noqa: SLF001
+    "overflows": Acceptor._overflows,  # noqa: SLF001
+    "displaces": Acceptor._displaces,  # noqa: SLF001
+    "replaces": Acceptor._replaces,  # noqa: SLF001
+    "dead letter": Acceptor._dead_letter,  # noqa: SLF001
+    "init": Acceptor._init,  # noqa: SLF001
+    "info": Acceptor._info,  # noqa: SLF001
+    "notify": Acceptor._info,  # noqa: SLF001
+    "idle": Acceptor._idle,  # noqa: SLF001
+    "init returned": Acceptor._returned,  # noqa: SLF001
+    "info returned": Acceptor._returned,  # noqa: SLF001
+    "notify returned": Acceptor._returned,  # noqa: SLF001
+    "idle returned": Acceptor._returned,  # noqa: SLF001
+    "init raised": Acceptor._raised,  # noqa: SLF001
+    "info raised": Acceptor._raised,  # noqa: SLF001
+    "notify raised": Acceptor._raised,  # noqa: SLF001
+    "idle raised": Acceptor._raised,  # noqa: SLF001
+    "key raised": lambda acceptor, error: acceptor.raised.append(error),
+    "left behind": Acceptor._left_behind,  # noqa: SLF001
+    "is stopped": lambda acceptor, _detail: setattr(acceptor, "ending_asked", True),
+    "terminate": Acceptor._terminate,  # noqa: SLF001
+    "terminate returned": Acceptor._terminate_returned,  # noqa: SLF001
+    "terminate raised": Acceptor._terminate_returned,  # noqa: SLF001
+}
+
+
+def _idle_was_due(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:
+    if any(isinstance(c, Stop) and c.reason == reason for c in acceptor.returned):
+        return True, ""
+    return reason.what == "client", "no callback returned it"
+
+
+def _crashed_truly(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:
+    if isinstance(reason.error, BadReturn) or reason.callback == "nursery":
+        return True, ""
+    return any(e is reason.error for e in acceptor.raised), "no callback raised that"
+
+
+def _failed_truly(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:
+    if not isinstance(reason.error, SendTimedOut):
+        return True, ""
+    since = acceptor.blocked_since
+    waited = acceptor.unblocked_at == acceptor._time or (  # noqa: SLF001 - one thing in two parts
+        since is not None and acceptor._time >= since + acceptor.send_timeout  # noqa: SLF001
+    )
+    return waited, "no write has waited that long"
+
+
+def _stopped_truly(acceptor: Acceptor, _reason: Any) -> tuple[bool, str]:
+    said = any(isinstance(c, (Stop, Reply)) for c in acceptor.returned)
+    return said, "no callback returned Stop or Reply"
+
+
+_TRUTH: dict[type, Callable[[Acceptor, Any], tuple[bool, str]]] = {
+    Completed: lambda a, _r: (len(a.returned) > 0 or a.running is None, "init has not returned"),
+    Stopped: _stopped_truly,
+    TimedOut: _idle_was_due,
+    Crashed: _crashed_truly,
+    Overflowed: lambda a, r: (
+        a.overflowed or r.what == "body",
+        "the mailbox was never full",
+    ),
+    Disconnected: lambda a, _r: (a.gone, "the client is still there"),
+    Failed: _failed_truly,
+    ShutDown: lambda a, _r: (a.ending_asked, "nobody shut anything down"),
+}
