@@ -136,8 +136,12 @@ def check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     around = {"pyproject.toml", "noxfile.py", "README.md", "LICENSE", "docs/conf.py"}
-    if wrong := ({moved.get(name, name) for name in package} ^ in_wheel) | ((package | around) - in_sdist):
-        session.error(f"The archives in dist/ lack, or should not have: {sorted(wrong)}")
+    wrong_in_wheel = {moved.get(name, name) for name in package} ^ in_wheel
+    missing_in_sdist = (package | around) - in_sdist
+    if wrong_in_wheel or missing_in_sdist:
+        session.error(
+            f"Wrong in the wheel: {wrong_in_wheel}; missing in the sdist: {missing_in_sdist}"
+        )
 
 
 def project(*, of: str = "project") -> dict:

@@ -40,7 +40,7 @@ class Server:
             environment["PYTHONTRACEMALLOC"] = "1"
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
-            listener.listen(4096)  # connections wait here until the process is up
+            listener.listen()  # connections wait here until the process is up
             self.address: tuple[str, int] = listener.getsockname()
             fd = listener.fileno()
             command = [sys.executable, str(HERE / "server.py"), service, str(fd)]
@@ -127,8 +127,9 @@ class Streams:
             connection.close()
 
     def _open(self, number: int) -> None:
-        fresh = [self._server.connect() for _ in range(number)]
-        for connection in fresh:
+        fresh = []
+        for _ in range(number):
+            fresh.append(connection := self._server.connect())
             connection.sendall(request(self._path))
         for connection in fresh:
             head = b""

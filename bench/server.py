@@ -140,6 +140,7 @@ def main() -> None:
     config = Config()
     config.bind = [f"fd://{options.fd}"]
     config.loglevel = "WARNING"
+    config.backlog = 1000  # a dropped SYN comes again after seconds, when others have timed out
     config.keep_alive_max_requests = 10**9  # a connection's end is not part of a long poll
     door = Door(SERVICES[options.service](), counting=options.counting)
     trio.run(hypercorn.trio.serve, door, config)

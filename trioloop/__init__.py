@@ -14,6 +14,7 @@ from ._core._errors import BadReturn as BadReturn
 from ._core._errors import HandlerEnded as HandlerEnded
 from ._core._errors import HubNotRunning as HubNotRunning
 from ._core._errors import NameTaken as NameTaken
+from ._core._errors import ReceiveTimedOut as ReceiveTimedOut
 from ._core._errors import ResponseAborted as ResponseAborted
 from ._core._errors import SendTimedOut as SendTimedOut
 from ._core._hub import DeadLetterCause as DeadLetterCause
@@ -96,6 +97,7 @@ __all__ = [
     "OverflowPolicy",
     "Overflowed",
     "Postpone",
+    "ReceiveTimedOut",
     "Reply",
     "ResponseAborted",
     "SendAfter",
@@ -121,6 +123,10 @@ def __getattr__(name: str) -> object:
         serve.__module__ = __name__
         return serve
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "serve"})
 
 
 def _show_public_names() -> None:

@@ -249,7 +249,8 @@ async function poll() {
         log("poll-log", "204: nobody said anything for a minute");
       } else {
         const seconds = Number(response.headers.get("retry-after")) || 2;
-        log("poll-log", `${response.status}: the server has no answer; asking again in ${seconds} s`);
+        log("poll-log", `${response.status}: the server has no answer now`);
+        show("poll-state", `Asking again in ${seconds} s.`);
         await pause(seconds);
       }
     } catch (error) {

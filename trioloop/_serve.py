@@ -213,7 +213,8 @@ class CannotServeError(Exception):
 
     Args:
         message: One line that names the offending value and the way out.
-        detail: A traceback for those who ask for it; empty when there is none.
+        detail: More lines for those who ask for them, such as a traceback; empty when there are
+            none.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:
@@ -226,7 +227,7 @@ class CannotServeError(Exception):
         Returns:
             The exit code of a server that cannot run, 1.
         """
-        more = "; --log-level debug shows the traceback" if self.detail and not verbose else ""
+        more = "; --log-level debug shows more" if self.detail and not verbose else ""
         sys.stderr.write(f"{self.detail if verbose else ''}trioloop: {self}{more}\n")
         return 1
 

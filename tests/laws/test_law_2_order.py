@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 from support.fake import Poll, serve, settle
 
-from trioloop import KeepLatest, Postpone, SendAfter, Then
+from trioloop import Down, KeepLatest, Postpone, SendAfter, ShutDown, Then
 
 
 async def test_messages_of_one_sender_are_handled_in_their_order(autojump_clock):
@@ -89,6 +89,24 @@ async def test_a_timer_that_is_due_during_a_long_callback_comes_before_later_mes
         poll.ref.send_nowait("after")
         await trio.sleep(1)
         assert poll.handled == ["start", "slow", "before", "ring", "after"]
+
+
+async def test_a_timer_that_is_due_during_a_long_callback_comes_before_a_later_down(autojump_clock):
+    async def answer(message):
+        await trio.sleep(2)
+
+    other = Poll()
+    poll = Poll(answer, init=lambda request: SendAfter(1, "ring"))
+    async with serve() as client:
+        client.run(poll)
+        client.run(other)
+        await settle()
+        poll.monitor(other.ref)
+        poll.ref.send_nowait("slow")
+        await trio.sleep(1.5)
+        other.ref.stop()
+        await trio.sleep(10)
+        assert poll.handled == ["slow", "ring", Down(other.ref, ShutDown())]
 
 
 async def test_timers_of_one_instant_fire_in_the_order_of_their_start(autojump_clock):

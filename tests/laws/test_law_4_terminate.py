@@ -42,17 +42,25 @@ async def returns(value):
     return value
 
 
+async def sleeps(reason):
+    await trio.sleep(1)
+
+
+async def hangs(reason):
+    await trio.sleep_forever()
+
+
 # -- whatever ends it ------------------------------------------------------------------------------
 
 # How a handler is made, what happens to it, and the type of its reason.
 WAYS_TO_END = {
     "a Reply from init": (lambda: Poll(init=lambda request: Reply(200)), None, Completed),
     "a Stop from init": (lambda: Poll(init=lambda request: Stop()), None, Stopped),
-    "a Stop": (lambda: Poll(), lambda ex, h: h.ref.send_nowait(Stop()), Stopped),
-    "a Reply": (lambda: Poll(), lambda ex, h: h.ref.send_nowait(Reply(200)), Stopped),
+    "a Stop": (Poll, lambda ex, h: h.ref.send_nowait(Stop()), Stopped),
+    "a Reply": (Poll, lambda ex, h: h.ref.send_nowait(Reply(200)), Stopped),
     "silence": (lambda: Poll(idle_timeout=1.0), None, TimedOut),
     "a Stop as TimedOut": (
-        lambda: Poll(),
+        Poll,
         lambda ex, h: h.ref.send_nowait(Stop(TimedOut())),
         TimedOut,
     ),
@@ -90,7 +98,7 @@ WAYS_TO_END = {
         Crashed,
     ),
     "an event that cannot be encoded": (
-        lambda: Stream(),
+        Stream,
         lambda ex, h: h.ref.send_nowait(ServerSentEvent("x", id="a\nb")),
         Failed,
     ),
@@ -100,9 +108,9 @@ WAYS_TO_END = {
         Overflowed,
     ),
     "too much of a body": (lambda: Poll(max_body=1), lambda ex, h: ex.send_body(b"xx"), Overflowed),
-    "the client": (lambda: Poll(), lambda ex, h: ex.disconnect(), Disconnected),
-    "the server": (lambda: Poll(), lambda ex, h: ex.cancel(), ShutDown),
-    "an operator": (lambda: Poll(), lambda ex, h: h.ref.stop(), ShutDown),
+    "the client": (Poll, lambda ex, h: ex.disconnect(), Disconnected),
+    "the server": (Poll, lambda ex, h: ex.cancel(), ShutDown),
+    "an operator": (Poll, lambda ex, h: h.ref.stop(), ShutDown),
 }
 
 
@@ -240,7 +248,7 @@ async def test_a_terminate_that_hangs_is_cut_after_terminate_timeout_and_reporte
 
 
 async def test_a_terminate_that_hangs_is_cut_after_5_seconds_by_default(autojump_clock):
-    poll = Poll(terminate=lambda reason: trio.sleep_forever())
+    poll = Poll(terminate=hangs)
     async with serve() as client:
         client.run(poll)
         await settle()
@@ -250,7 +258,7 @@ async def test_a_terminate_that_hangs_is_cut_after_5_seconds_by_default(autojump
 
 
 async def test_a_terminate_that_ends_at_once_is_not_reported(autojump_clock, caplog):
-    poll = Poll(terminate=lambda reason: trio.sleep(1))
+    poll = Poll(terminate=sleeps)
     async with serve() as client:
         client.run(poll)
         await settle()

@@ -93,8 +93,10 @@ async def test_watched_groups_tell_an_ended_handler_nothing(autojump_clock):
 
 
 async def test_a_name_can_be_taken_by_another_handler_while_terminate_runs(autojump_clock):
-    owner, heir = Owner(), Poll()
-    owner.terminate = lambda reason: trio.sleep(2)
+    async def terminate(reason):
+        await trio.sleep(2)
+
+    owner, heir = Owner(terminate=terminate), Poll()
     async with serve() as client:
         client.run(owner)
         client.run(heir)

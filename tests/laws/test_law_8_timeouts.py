@@ -252,7 +252,6 @@ async def test_output_of_earlier_messages_survives_a_later_crash(autojump_clock)
         stream.ref.send_nowait(ServerSentEvent("one"))
         stream.ref.send_nowait(["two", "is no command"])
         stream.ref.send_nowait(ServerSentEvent("three"))
-        stream._answer = lambda message: message
         await exchange.wait_returned()
         assert exchange.body == b"data: one\n\n"
         assert exchange.aborted

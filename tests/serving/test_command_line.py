@@ -24,7 +24,6 @@ SERVE = ("-m", "trioloop", "serve", "--bind", "127.0.0.1:0")
 
 # "/" answers at once; "/wait" until the shutdown; "/stay" for ever; "/block" blocks the event loop.
 MAIN = """
-import time
 import trio
 
 async def app(scope, receive, send):
@@ -38,7 +37,7 @@ async def app(scope, receive, send):
         await trio.sleep_forever()
     elif scope["path"] == "/block":
         while True:
-            time.sleep(60)
+            pass
     await send({"type": "http.response.body", "body": b"last " + scope["root_path"].encode()})
 
 class Outer:
@@ -50,10 +49,11 @@ def factory():
 nothing = None
 """
 
+# Not a system call that waits: a signal that comes just before one is seen only after it.
 HANGING_IMPORT = """
-import signal
 print("importing", flush=True)
-signal.pause()
+while True:
+    pass
 """
 
 HANGING_STARTUP = """
@@ -688,6 +688,22 @@ def test_the_demonstration_refuses_an_address_that_a_browser_cannot_open(demo, c
         main(["demo", "--bind", "unix:socket"])
     assert exit_.value.code == 2
     assert "'unix:socket' is not HOST:PORT" in capsys.readouterr().err
+
+
+async def test_the_demonstration_serves_its_page_until_it_is_interrupted():
+    async with server_process(["-m", "trioloop", "demo", "--bind", "127.0.0.1:0"]) as server:
+        assert b"HTTP/1.1 200" in await answer(server.port)
+        server.send_signal(signal.SIGINT)
+        assert await server.wait() == 0
+        assert "Traceback" not in server.output
+
+
+async def test_the_demonstration_names_bind_where_its_address_is_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = await finished_process(["-m", "trioloop", "demo", "--bind", address])
+    assert done.returncode == 1
+    assert_one_line(done.stderr, address, "--bind")
 
 
 def test_an_interrupt_before_the_server_has_started_leaves_no_traceback(demo, monkeypatch):

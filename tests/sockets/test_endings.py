@@ -108,6 +108,7 @@ async def started(kind, request=None, receive_buffer=None, **options) -> AsyncIt
             assert (await client.head()).status_code == 200
             await client.until("first")
         yield Started(server, client, ref, watch)
+    assert len(watch.reasons) == watch.starts, "terminate is called exactly once for each"
 
 
 async def assert_cut(client):
@@ -295,7 +296,7 @@ def crash_in_child(handler):
 
 
 CRASHES = pytest.mark.parametrize(
-    ("deed", "callback"),
+    "deed, callback",
     [(crash, "info"), (crash_later, "info"), (crash_in_child, "nursery")],
     ids=["def", "async def", "child task"],
 )
@@ -341,7 +342,7 @@ async def test_what_was_returned_before_a_crash_is_written_before_the_cut(kind):
 
 
 @pytest.mark.parametrize(
-    ("base", "callback"),
+    "base, callback",
     [
         (LoopHandler, "__init__"),
         (LoopHandler, "init"),
@@ -696,7 +697,7 @@ def retry_of(body, after=b"data: first\n\n"):
     return int(body[len(after) + len(b"retry: ") : -2])
 
 
-@pytest.mark.parametrize(("retry", "base"), [(None, 2000), (500, 500)])
+@pytest.mark.parametrize("retry, base", [(None, 2000), (500, 500)])
 async def test_stopped_by_an_operator_an_event_stream_ends_with_retry(retry, base):
     async with started("event stream", retry=retry) as it:
         it.ref.stop()

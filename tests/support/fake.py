@@ -28,6 +28,10 @@ Message = dict[str, Any]
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
+PATIENCE = 10**5
+"""Virtual seconds after which a test that waits for what never comes fails."""
+
+
 class Exchange:
     """One request and its response.
 
@@ -166,6 +170,7 @@ class Client:
         self._exchanges: list[Exchange] = []
         self._to_lifespan, self._from_server = trio.open_memory_channel[Message](math.inf)
         self._lifespan_over = trio.Event()
+        self._state: dict[str, Any] = {}
 
     @property
     def hub(self) -> Hub:
@@ -207,6 +212,7 @@ class Client:
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 80),
             "extensions": {},
+            "state": self._state.copy(),
         }
         exchange = Exchange(scope)
         exchange.send_body(body, more)
@@ -219,13 +225,18 @@ class Client:
         endpoint = self.hub.endpoint(lambda: handler)
         return self.open(method, path, **request, app=endpoint)
 
+    def forget(self, exchange: Exchange) -> None:
+        """Hold nothing of an exchange any more."""
+        self._exchanges.remove(exchange)
+
     async def shut_down(self) -> None:
         """Stop as the stock server does: cancel what runs, then tell the lifespan."""
         for exchange in self._exchanges:
             exchange.cancel()
             await exchange.wait_returned()
-        self._to_lifespan.send_nowait({"type": "lifespan.shutdown"})
-        await self._lifespan_over.wait()
+        if not self._lifespan_over.is_set():
+            self._to_lifespan.send_nowait({"type": "lifespan.shutdown"})
+            await self._lifespan_over.wait()
 
     async def live(self, *, task_status: trio.TaskStatus[None]) -> None:
         """The application's lifespan."""
@@ -236,7 +247,8 @@ class Client:
                 task_status.started()
 
         self._to_lifespan.send_nowait({"type": "lifespan.startup"})
-        await self.app({"type": "lifespan", "asgi": {}}, self._from_server.receive, send)
+        scope = {"type": "lifespan", "asgi": {}, "state": self._state}
+        await self.app(scope, self._from_server.receive, send)
         self._lifespan_over.set()
 
 
@@ -244,11 +256,12 @@ class Client:
 async def serve(app: Any = None, **hub_options: Any) -> AsyncIterator[Client]:
     """Serve an application, by default one that is nothing but a hub with these options."""
     app = App(hub=Hub(**hub_options)) if app is None else app
-    async with trio.open_nursery() as nursery:
-        client = Client(app, nursery)
-        await nursery.start(client.live)
-        yield client
-        await client.shut_down()
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            client = Client(app, nursery)
+            await nursery.start(client.live)
+            yield client
+            await client.shut_down()
 
 
 @asynccontextmanager
@@ -273,7 +286,7 @@ def run_on_virtual_time(function: Callable[..., Awaitable[Any]], *args: Any) -> 
 
 
 class _Remembers:
-    """Remembers what it handled and why it ended; carries out messages that are commands.
+    """Remembers what it handled and why it ended; carries out commands and lists of them.
 
     Args:
         answer: what ``info`` does with a message, in place of that.
@@ -300,7 +313,7 @@ class _Remembers:
         self.times.append(trio.current_time())
         if self._answer is not None:
             return self._answer(message)
-        return message if isinstance(message, self.command_types) else None
+        return message if isinstance(message, (list, *self.command_types)) else None
 
     def terminate(self, reason: TerminateReason) -> Any:
         if not self.reasons:

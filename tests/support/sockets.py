@@ -59,19 +59,20 @@ class Arrivals(Generic[T]):
 class Watch:
     """What a test learns from its handlers.
 
-    Handlers call ``started(self)`` in ``init``; ``terminate = watch.ended`` in a class body makes
-    it their ``terminate``.
+    Attributes:
+        ended: takes a reason; ``terminate = watch.ended`` in a class body makes it ``terminate``.
+        reasons: why handlers have ended so far.
+        starts: how many have started.
     """
 
     def __init__(self) -> None:
         self._refs: Arrivals[HandlerRef[Any]] = Arrivals()
         self._reasons: Arrivals[TerminateReason] = Arrivals()
+        self.ended: Any = self._reasons.put  # Any: bound already, it needs no handler
 
     def started(self, handler: LoopHandler[Any]) -> None:
+        """To be called in ``init``."""
         self._refs.put(handler.ref)
-
-    def ended(self, reason: TerminateReason) -> None:
-        self._reasons.put(reason)
 
     async def ref(self) -> HandlerRef[Any]:
         """The next handler that has started."""
@@ -83,8 +84,11 @@ class Watch:
 
     @property
     def reasons(self) -> list[TerminateReason]:
-        """Why handlers have ended so far."""
         return self._reasons.all
+
+    @property
+    def starts(self) -> int:
+        return len(self._refs.all)
 
 
 class Alive(LoopHandler[Any]):
@@ -137,9 +141,7 @@ class StockServer:
     async def run(self, app: Any, config: Config, *, task_status: Any) -> None:
         trigger: Any = self._stop.wait
         try:
-            await serve(
-                app, config, shutdown_trigger=trigger, mode="asgi", task_status=task_status
-            )
+            await serve(app, config, shutdown_trigger=trigger, mode="asgi", task_status=task_status)
         finally:
             self.ended.set()
 
@@ -156,12 +158,12 @@ async def stock_server(app: Any, **settings: Any) -> AsyncIterator[StockServer]:
 
     Args:
         app: an ASGI application.
-        settings: attributes of Hypercorn's configuration. ``graceful_timeout`` is 1 s unless given.
+        settings: attributes of Hypercorn's configuration. ``graceful_timeout`` is 0.2 s unless given.
     """
     server = StockServer()
     config = Config()
     config.bind = ["127.0.0.1:0"]
-    config.graceful_timeout = 1.0
+    config.graceful_timeout = 0.2
     config.errorlog = _logger(server.errors)
     config.accesslog = _logger(server.accesses)
     for name, value in settings.items():

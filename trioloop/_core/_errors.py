@@ -8,7 +8,8 @@
     ├── ValueError
     │   └── NameTaken            the handler: the name already has a holder
     ├── trio.TooSlowError
-    │   └── SendTimedOut         the client: it did not read for ``send_timeout`` seconds
+    │   ├── SendTimedOut         the client: it did not read for ``send_timeout`` seconds
+    │   └── ReceiveTimedOut      the client: it did not send for ``receive_timeout`` seconds
     ├── RuntimeError
     │   └── HubNotRunning        the application: nobody started the hub
     ├── HandlerEnded             nobody: whom you called has ended
@@ -61,6 +62,21 @@ class SendTimedOut(trio.TooSlowError):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the client did not read for {seconds:g} s (send_timeout)")
+        self.seconds = seconds
+
+
+class ReceiveTimedOut(trio.TooSlowError):
+    """The client sent nothing for ``receive_timeout`` seconds while a callback read the body.
+
+    It is raised where the callback reads, and the handler ends with ``TimedOut("client")``
+    whatever the callback makes of it.
+
+    Attributes:
+        seconds: the ``receive_timeout`` that ran out.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the client sent nothing for {seconds:g} s (receive_timeout)")
         self.seconds = seconds
 
 

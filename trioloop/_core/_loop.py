@@ -18,9 +18,8 @@ from typing import Any, Final
 import trio
 
 from ._machine import Machine
-from ._mailbox import NOTHING
+from ._mailbox import NOTHING, Notification
 from ._reasons import CallbackName, Completed, Failed, ShutDown
-from ._ref import Notification
 
 MAX_BATCH: Final = 64
 """Messages whose output may share one write, and that are handled between two checkpoints."""
@@ -64,6 +63,9 @@ async def take_turns(m: Machine) -> bool:
         await look_at_clock(m)
         turns = 0
         while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
+            if m.ahead and m.output.pending:  # Then: write what is pending first
+                await m.flush()
+                continue
             message = m.next_message()
             if message is NOTHING:
                 m.note_silence()
@@ -79,6 +81,7 @@ async def take_turns(m: Machine) -> bool:
             await handle_message(m, message)
             turns += 1
             if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
+                m.note_silence()
                 await m.flush()
         return False
     return m.reason is None
@@ -87,6 +90,8 @@ async def take_turns(m: Machine) -> bool:
 async def look_at_clock(m: Machine) -> None:
     """Do what is due: the start, timers, signs of life, the idle timeout."""
     m.phase = "running"
+    if m.reason is not None:
+        return  # the end has woken a hibernating handler
     if not m.entered:
         m.entered = True
         await call_back(m, "init", m.handler.init, m.handler.request)

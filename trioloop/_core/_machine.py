@@ -13,13 +13,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
-from ._errors import BadReturn, HandlerEnded
-from ._mailbox import NOTHING, OverflowPolicy, make_mailbox
+from ._errors import BadReturn, HandlerEnded, ReceiveTimedOut
+from ._mailbox import NOTHING, Notification, OverflowPolicy, make_mailbox
 from ._reasons import (
     INTERRUPTING,
     CallbackName,
@@ -31,7 +32,7 @@ from ._reasons import (
     Stopped,
     TerminateReason,
 )
-from ._ref import Call, Down, HandlerRef, HandlerStatistics, Notification, machine_of
+from ._ref import Call, Down, HandlerRef, HandlerStatistics, machine_of
 from ._registry import Belongings, Member
 from ._timers import Timers
 
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     from ._handler import Handler
     from ._hub import HubCore
     from ._output import Output
+
+_NONE: list[Any] = []
+"""Shared by machines that postpone nothing; never changed."""
+
+_PLACE = itemgetter(0)
+
+_SHOWN = {"running": "callback", "finishing": "writing"}
+"""Phases that others need not tell apart."""
 
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What ``send`` raises when the client is no longer there (ASGI 2.4: `OSError`)."""
@@ -54,12 +63,12 @@ class Machine:
     """
 
     __slots__ = (
-        "_ahead",
         "_monitors",
         "_over",
         "_postponed",
         "_retries",
         "_retrying",
+        "ahead",
         "alarm",
         "belongings",
         "called",
@@ -109,10 +118,10 @@ class Machine:
         self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
         self.current: object = NOTHING  # the message whose callback runs
         self.postpone = False
-        self._ahead: deque[object] | None = None  # handled before the mailbox
-        self._retries: deque[object] | None = None  # postponed, and their turn has come
-        self._postponed: list[object] | None = None
-        self._retrying = False  # the current message comes from _retries
+        self.ahead: deque[object] | None = None  # handled before the mailbox
+        self._retries: list[tuple[int, object]] = _NONE  # postponed, and their turn has come
+        self._postponed: list[tuple[int, object]] = _NONE  # in the order of their first handling
+        self._retrying = 0  # the place of the current message among those, 0 for a new one
         self._monitors: list[Machine] | None = None
         self._over: trio.Event | None = None
         handler.ref = self.ref
@@ -130,22 +139,26 @@ class Machine:
     # -- endings ---------------------------------------------------------------------------------
 
     def end(self, reason: TerminateReason) -> None:
-        """End the handler for this reason, unless it has one. Callable from anywhere in Trio."""
+        """End the handler for this reason, unless it has one. Callable from anywhere in Trio.
+
+        A reason that interrupts does so even when it comes second: a callback that runs on after
+        an overflow must not hold a shutdown.
+        """
         if self.reason is None:
             self.reason = reason
             self.mailbox.close()
             self.hub.registry.forget(self)
         elif self.phase == "finishing" and isinstance(reason, (Failed, Disconnected)):
+            if isinstance(self.reason, Crashed):
+                self.report_crash(self.reason.error, self.reason.callback)
             self.reason = reason  # the ending could not be written
-        else:
-            return
         if self.scope is not None and self._is_interrupted_by(reason):
             self.scope.cancel()
 
     def _is_interrupted_by(self, reason: TerminateReason) -> bool:
         if self.phase == "waiting":
             return True
-        if self.phase == "writing":  # what was returned is written, whoever asks for the end
+        if self.phase in ("writing", "finishing"):  # what was returned is written
             return isinstance(reason, (Failed, Disconnected))
         return isinstance(reason, INTERRUPTING)
 
@@ -153,7 +166,7 @@ class Machine:
         """End with `Crashed`, or report the error when the reason is decided already."""
         if self.reason is None:
             self.end(Crashed(error, callback))
-        else:
+        elif not isinstance(error, ReceiveTimedOut):  # that one is how the reason was told
             self.report_crash(error, callback)
 
     def report_crash(self, error: BaseException, callback: str) -> None:
@@ -189,6 +202,7 @@ class Machine:
 
     def tell(self, message: object) -> None:
         """Accept a message of the machine's own beyond ``mailbox_size``."""
+        self.accept_due_timers()  # they were first
         if not self.mailbox.closed:
             self.mailbox.accept(message)
 
@@ -203,50 +217,49 @@ class Machine:
 
     def next_message(self) -> object:
         """The message whose turn it is, or `NOTHING`."""
-        self._retrying = False
-        if self._ahead:
-            return self._ahead.popleft()
+        self._retrying = 0
+        if self.ahead:
+            return self.ahead.popleft()
         if self._retries:
-            self._retrying = True
-            return self._retries.popleft()
+            self._retrying, message = self._retries.pop(0)
+            return message
         if self.timers is not None:
             self.accept_due_timers()
         return self.mailbox.get_nowait()
 
     def put_first(self, *messages: object) -> None:
         """Let these be handled next, in this order."""
-        if self._ahead is None:
-            self._ahead = deque()
-        self._ahead.extendleft(reversed(messages))
+        if not messages:
+            return
+        if self.ahead is None:
+            self.ahead = deque()
+        self.ahead.extendleft(reversed(messages))
 
     def has_postponed(self) -> bool:
         """Whether a message was put back, now or before."""
-        return self.postpone or self._postponed is not None
+        return self.postpone or bool(self._postponed)
 
     def sort_postponed(self, message: object) -> None:
         """The callback has returned: messages that were put back may have their turn now."""
+        if not (self.postpone and self._retrying):
+            self._retries, self._postponed = self._put_back(), _NONE
         if self.postpone:
             self.postpone = False
-            if not self._retrying:
-                self._retry_postponed()
-            self._postponed = self._postponed or []
-            self._postponed.append(message)
-        else:
-            self._retry_postponed()
+            place = self._retrying or self.handled
+            self._postponed = sorted([*self._postponed, (place, message)], key=_PLACE)
 
-    def _retry_postponed(self) -> None:
-        if self._postponed:
-            self._retries = self._retries or deque()
-            self._retries.extend(self._postponed)
-            self._postponed = None
+    def _put_back(self) -> list[tuple[int, object]]:
+        """All that was put back, in the order of its first handling."""
+        return sorted([*self._retries, *self._postponed], key=_PLACE)
 
     def bury_all(self) -> None:
         """Make dead letters of all that was accepted and will not be handled."""
         if self.timers is not None:
             for message in self.timers.due(trio.current_time()):
                 self.mailbox.accept(message)
-        left = [*(self._ahead or ()), *(self._retries or ()), *(self._postponed or ())]
-        self._ahead = self._retries = self._postponed = None
+        left = [*(self.ahead or ()), *(message for _, message in self._put_back())]
+        self.ahead = None
+        self._retries = self._postponed = _NONE
         assert self.reason is not None
         for message in [*left, *self.mailbox.drain()]:
             self._bury(message, self.reason)
@@ -273,14 +286,15 @@ class Machine:
 
     def is_idle(self, now: float) -> bool:
         """Whether the mailbox has been silent for ``idle_timeout``."""
-        silent = not (self.mailbox.count or self._ahead or self._retries)
+        silent = not (self.mailbox.count or self.ahead or self._retries)
         return silent and now >= self.silent_since + self.idle_timeout
 
     def accept_due_timers(self) -> None:
         """Put the messages of timers whose time has come into the mailbox."""
         if self.timers is not None:
             for message in self.timers.due(trio.current_time()):
-                self.tell(message)
+                if not self.mailbox.closed:
+                    self.mailbox.accept(message)
 
     def note_silence(self) -> None:
         """Remember when the last callback ended: the idle time runs from then."""
@@ -339,6 +353,7 @@ class Machine:
         if problem is not None:
             self.crash(BadReturn(callback, outcome, problem), callback)
             return
+        self.put_first(*[command.message for command in commands if type(command) is Then])
         for command in commands:
             perform = _FLOW.get(type(command))
             if perform is not None:
@@ -370,7 +385,7 @@ class Machine:
         self.end(command.reason)
 
     def _then(self, command: Then) -> None:
-        self.put_first(command.message)
+        """`carry_out` has put the messages first, all at once, so that they keep their order."""
 
     def _send_after(self, command: SendAfter) -> None:
         if self.timers is None:
@@ -484,7 +499,7 @@ class Machine:
 
     async def wait_over(self) -> TerminateReason:
         if self.phase != "ended":
-            self._over = self._over or trio.Event()
+            self._over = trio.Event() if self._over is None else self._over
             await self._over.wait()
         else:
             await trio.lowlevel.checkpoint()
@@ -492,9 +507,9 @@ class Machine:
         return self.reason
 
     def statistics(self) -> HandlerStatistics:
-        held = len(self._ahead or ()) + len(self._retries or ()) + len(self._postponed or ())
+        held = len(self.ahead or ()) + len(self._retries) + len(self._postponed)
         return HandlerStatistics(
-            phase=self.phase,
+            phase="init" if self.silent_since == math.inf else _SHOWN.get(self.phase, self.phase),
             messages_waiting=self.mailbox.count + held,
             messages_handled=self.handled,
             timers=0 if self.timers is None else len(self.timers),

@@ -73,6 +73,16 @@ class Nothing(enum.Enum):
 NOTHING: Final = Nothing.NOTHING
 
 
+@final
+class Notification:
+    """A message that was sent with ``ref.notify``; the handler's ``notify`` gets its content."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: object) -> None:
+        self.message = message
+
+
 class Owner(Protocol):
     """What a mailbox tells the handler that it belongs to."""
 
@@ -164,9 +174,14 @@ class Mailbox:
     def accept(self, message: object) -> None:
         """Accept a message beyond the limit too: timers, monitors."""
         if self._parked:
-            self._parked, self._handed = False, True
+            self._parked = False
+            self._handed = self.policy is Overflow.DROP_OLDEST and self._loop_waits()
         self.count += 1
         self._send.send_nowait(message)
+
+    def _loop_waits(self) -> bool:
+        # Trio, not our flag: a wait that is being cancelled is over before the loop has run.
+        return self._receive.statistics().tasks_waiting_receive > 0
 
     async def put(self, message: object) -> bool:
         """Accept a message; under ``Overflow.BLOCK`` wait for room, first come, first served."""
@@ -230,7 +245,7 @@ class Mailbox:
 
     def _started(self, message: object) -> object:
         self.count -= 1
-        if self._blocked:
+        if self._blocked and self.count + self._reserved < self.limit:
             self._reserved += 1  # the place goes to the sender that has waited longest
             self._blocked.unpark()
         return message
@@ -278,7 +293,8 @@ class CoalescingMailbox(Mailbox):
         if self.closed:
             return False
         try:
-            key = self._key_of(message)
+            content = message.message if type(message) is Notification else message
+            key = self._key_of(content)
             cell = None if key is None else self._cells.get(key)
         except Exception as error:
             self.owner.key_crashed(error)

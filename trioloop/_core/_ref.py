@@ -18,6 +18,7 @@ from typing_extensions import TypeVar
 
 from ._commands import check_seconds
 from ._errors import HandlerEnded
+from ._mailbox import Notification
 from ._reasons import ShutDown, TerminateReason
 
 if TYPE_CHECKING:
@@ -49,20 +50,10 @@ class HandlerStatistics:
 @final
 @dataclass(frozen=True, slots=True)
 class Down:
-    """Message to those who `monitor` a handler: it has ended, and its ``terminate`` has run."""
+    """Message to those who ``monitor`` a handler: it has ended, and its ``terminate`` has run."""
 
     ref: HandlerRef[Any]
     reason: TerminateReason
-
-
-@final
-class Notification:
-    """A message that was sent with ``ref.notify``; the handler's ``notify`` gets its content."""
-
-    __slots__ = ("message",)
-
-    def __init__(self, message: object) -> None:
-        self.message = message
 
 
 def machine_of(ref: HandlerRef[Any]) -> Machine:
@@ -206,6 +197,7 @@ class Call(Generic[MessageT]):
     """
 
     __slots__ = ("_answered", "_error", "_value", "message")
+    __match_args__ = ("message",)
 
     def __init__(self, message: Any) -> None:
         self.message = message

@@ -37,7 +37,7 @@ class Member:
 @final
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Message to those who `watch` a group: a handler has joined it, or joined again with new meta."""
+    """Message to those who ``watch`` a group: a handler has joined it, or joined again with new meta."""
 
     group: Hashable
     ref: HandlerRef[Any]
@@ -47,7 +47,7 @@ class Joined:
 @final
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Message to those who `watch` a group: a handler has left it, by itself or by ending."""
+    """Message to those who ``watch`` a group: a handler has left it, by itself or by ending."""
 
     group: Hashable
     ref: HandlerRef[Any]

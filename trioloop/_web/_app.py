@@ -66,8 +66,11 @@ class App(Starlette):
             lifespan=run_hub,
         )
         for route in self.routes:
-            if isinstance(route, HandlerRoute) and route.hub is None:
-                route.hub = self.hub
+            if isinstance(route, HandlerRoute):
+                if route.hub is None:
+                    route.hub = self.hub
+                if route.was_named:
+                    self._refuse_taken(route.name, besides=route)
 
     @overload
     def route(
@@ -100,10 +103,15 @@ class App(Starlette):
         """
         if handler is None:
             return lambda decorated: self.route(path, decorated, name=name, **overrides)
-        if name is not None and any(getattr(route, "name", None) == name for route in self.routes):
-            raise ValueError(f"another route has the name {name!r}; url_path_for could not tell")
+        if name is not None:
+            self._refuse_taken(name)
         self.router.routes.append(self.hub.route(path, handler, name=name, **overrides))
         return handler
+
+    def _refuse_taken(self, name: str, besides: BaseRoute | None = None) -> None:
+        others = (route for route in self.routes if route is not besides)
+        if any(getattr(route, "name", None) == name for route in others):
+            raise ValueError(f"another route has the name {name!r}; url_path_for could not tell")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI call."""

@@ -67,8 +67,9 @@ def find_last_event_id(scope: Scope) -> str | None:
             return found
     query: bytes = scope["query_string"]
     if b"last_event_id" in query:
-        for value in parse_qs(query, keep_blank_values=True).get(b"last_event_id", ()):
-            return _usable(value)
+        values = parse_qs(query.decode("latin-1"), encoding="latin-1").get("last_event_id", ())
+        for value in values:
+            return _usable(value.encode("latin-1"))
     return None
 
 

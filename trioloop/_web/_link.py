@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from starlette.types import Message, Receive, Scope, Send
 
-from .._core._errors import ResponseAborted, SendTimedOut
+from .._core._errors import ReceiveTimedOut, ResponseAborted, SendTimedOut
 from .._core._reasons import Disconnected, Failed, Overflowed, ShutDown, TimedOut
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Link:
         """ASGI's ``receive`` for the handler's request.
 
         Raises:
-            trio.TooSlowError: the client sent nothing for ``receive_timeout`` seconds; the handler
+            ReceiveTimedOut: the client sent nothing for ``receive_timeout`` seconds; the handler
                 ends with ``TimedOut("client")``.
         """
         self._read_by_handler = True
@@ -182,7 +182,7 @@ class Link:
             return await self._next_message()
         assert self._machine is not None
         self._machine.end(TimedOut("client"))
-        raise trio.TooSlowError(f"the client sent no body for {self.receive_timeout:g} s")
+        raise ReceiveTimedOut(self.receive_timeout)
 
     async def _next_message(self) -> Message:
         await trio.lowlevel.checkpoint()

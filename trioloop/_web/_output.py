@@ -240,7 +240,8 @@ class EventStreamOutput(HTTPOutput):
 
     async def flush(self) -> None:
         await super().flush()
-        self._first = None
+        if not self._link.broken:
+            self._first = None
         self.tick_due = trio.current_time() + self._handler.keepalive
 
     def failure(self, error: Exception) -> Callable[[], object] | None:

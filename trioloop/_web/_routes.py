@@ -40,6 +40,7 @@ class HandlerRoute(Route):
         if not isinstance(path, str) or not path.startswith("/"):
             raise ValueError(f"a path starts with '/', unlike {path!r}")
         self.hub: Hub | None = None
+        self.was_named = name is not None
         self._make = partial(make_handler, handler, overrides)
         name = name or getattr(handler, "__name__", type(handler).__name__)
         try:

@@ -4,7 +4,8 @@ Laws of this file:
 
 * It behaves as the stock worker does over HTTP/1.1, faults included: ``send`` is shielded, sends
   after the end are swallowed or refused as there, the queue to the application holds ten events,
-  half a close looks like a whole one. The tests run the same scenarios against the real one.
+  half a close looks like a whole one. ``tests/testing/test_faithful.py`` plays thousands of
+  scenarios on this and on the real one.
 * Bytes are counted as they would be on the wire, so that a window of so many bytes means here what
   it means there.
 * It decides nothing about time: a write waits for the reader, for ever if need be.
@@ -16,13 +17,19 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
 QUEUE_SIZE: Final = 10
 """Hypercorn's ``max_app_queue_size``: events for the application before the socket is not read."""
+
+KEEP_ALIVE: Final = 5.0
+"""Hypercorn's ``keep_alive_timeout``: seconds for which a connection without a request stays open."""
+
+Hangup: TypeAlias = Literal["end", "reset"]
+"""What a client's kernel says of its leaving: the end of its stream, or a reset."""
 
 SERVER_HEADERS: Final = ((b"date", b"Thu, 01 Jan 1970 00:00:00 GMT"), (b"server", b"hypercorn-h11"))
 """What Hypercorn adds; the date is always 29 bytes long (RFC 9110, section 5.6.7)."""
@@ -65,7 +72,7 @@ class Piece:
 
 
 class UnexpectedMessage(RuntimeError):
-    """The application sent what ASGI does not allow now; Hypercorn raises likewise."""
+    """The application sent what cannot be sent now; Hypercorn, or h11 in it, raises likewise."""
 
 
 class FakeConnection:
@@ -76,13 +83,15 @@ class FakeConnection:
         method: the request's method; no body is sent for HEAD.
         note: writes the journal.
         arrived: called when there is something for the client to read.
+        going_down: set when the server begins to shut down.
 
     Attributes:
         window: bytes that the "socket" takes before a write waits for the reader.
         unread: what was written and not read, oldest first.
         returned: the application's call has returned or raised.
         error: what it raised.
-        eof: how the server ended the stream: ``"end"``, ``"cut"``, or `None` as long as it is open.
+        closed: the server has closed its side; what it has written can still be read.
+        gone: nobody reads any more: writes succeed and are lost.
     """
 
     def __init__(
@@ -91,6 +100,7 @@ class FakeConnection:
         method: str,
         note: Callable[..., None],
         arrived: Callable[[], None],
+        going_down: trio.Event,
     ) -> None:
         self.name = name
         self.method = method
@@ -98,44 +108,38 @@ class FakeConnection:
         self.unread: deque[Piece] = deque()
         self.returned = False
         self.error: BaseException | None = None
-        self.eof: str | None = None
-        self.gone = False  # nobody reads any more: writes succeed and are lost
+        self.closed = False
+        self.gone = False
         self.state = State.REQUEST
+        self.write_waits = False  # the application waits for the reader
         self._note = note
         self._arrived = arrived
+        self._going_down = going_down
         self._to_app, self._from_client = trio.open_memory_channel[Message](QUEUE_SIZE)
-        self._backlog: deque[Message] = deque()  # what the server has not read from the socket yet
+        self._incoming: deque[Message | Hangup] = deque()  # what the server has not read yet
+        self._came = trio.Event()
         self._room = trio.Event()
+        self._reset = False  # a write finds out that nobody reads
         self._chunked = True
-        self._head_written = False  # or being written: a second head is a fault of the server's
-        self._disconnected = False
-        self._waits = False  # a write waits for the reader
+        self._stream_closed = False  # the application was told that there is no more to come
+        # What h11 knows of the two sides.
+        self._head_begun = False
+        self._end_begun = False
+        self._request_complete = False
+        self._broken = False  # it refuses whatever comes
+        self._refused = False  # the request was none: a second head is dropped without a word
 
     # -- the client's side -----------------------------------------------------------------------
 
-    def feed(self, messages: Iterable[Message]) -> None:
-        """Put events into the application's queue, or let them wait in the socket."""
-        self._backlog.extend(messages)
-        self._fill_queue()
+    def feed(self, events: Iterable[Message | Hangup]) -> None:
+        """Let something arrive at the server's socket."""
+        self._incoming.extend(events)
+        self._came.set()
 
-    def _fill_queue(self) -> None:
-        while self._backlog:
-            try:
-                self._to_app.send_nowait(self._backlog[0])
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                return
-            self._backlog.popleft()
-
-    def hang_up(self) -> None:
-        """The client's end of stream, or a reset, has reached the server."""
-        if not self._disconnected:
-            self._disconnected = True
-            if self.state is not State.CLOSED:
-                self.feed([{"type": "http.disconnect"}])
-
-    def lose_reader(self) -> None:
+    def lose_reader(self, how: Hangup = "reset") -> None:
         """Nobody will read what is written; a stuck write ends."""
         self.gone = True
+        self._reset = self._reset or how == "reset"
         self.unread.clear()
         self.make_room()
 
@@ -144,10 +148,58 @@ class FakeConnection:
         self._room.set()
         self._room = trio.Event()
 
-    # -- the server's side -----------------------------------------------------------------------
+    # -- the connection --------------------------------------------------------------------------
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
-        """Call the application, then do what Hypercorn does after it."""
+        """Serve the request as ``TCPServer.run`` does."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._call, app, scope, name=f"call of {self.name}")
+                await self._read()
+        finally:
+            self._close()
+
+    async def _read(self) -> None:
+        """Take what arrives to the application; wait while its queue is full."""
+        while True:
+            while not self._incoming:
+                if self.closed:
+                    return
+                self._came = trio.Event()
+                await self._came.wait()
+            event = self._incoming.popleft()
+            if isinstance(event, str):
+                await self._lose_client(event)
+                return
+            if not event["more_body"]:
+                self._request_complete = True
+            if not self._stream_closed:
+                await self._to_app.send(event)
+
+    async def _lose_client(self, how: Hangup) -> None:
+        if how == "end" and not self._request_complete and not self.closed:
+            self._refused = True
+            if not self._head_begun:
+                await self._write_error(400)  # half a request is against the protocol
+            self._close()
+        await self._close_stream()
+
+    async def _close_stream(self) -> None:
+        if not self._stream_closed:
+            self._stream_closed = True
+            await self._to_app.send({"type": "http.disconnect"})
+
+    def _close(self) -> None:
+        """Close the server's side; a stuck write ends with it."""
+        if not self.closed:
+            self.closed = True
+            self._came.set()
+            self.make_room()
+            self._arrived()
+
+    # -- the application's call ------------------------------------------------------------------
+
+    async def _call(self, app: ASGIApp, scope: Scope) -> None:
         try:
             await app(scope, self._receive, self._send)
         except Exception as error:
@@ -155,21 +207,37 @@ class FakeConnection:
             self._note(self.name, "application raised", error)
         finally:
             self.returned = True
-            await self._after_call()
+            await self._after_call()  # also when it was cancelled: then the first write is, too
 
     async def _after_call(self) -> None:
-        if self.state is State.REQUEST and not self._disconnected and not self._head_written:
-            with trio.CancelScope(shield=True):
-                await self._write_head(500, [(b"content-length", b"0"), (b"connection", b"close")])
+        if self._stream_closed:
+            return
+        if self.state is State.REQUEST:
+            if self._head_begun and not self._refused:
+                # The call has returned while the head is being written. Hypercorn begins a second
+                # one, which h11 refuses: an error that nobody catches ends all of the connection.
+                self._broken = True
+                self._close()
+                self._nursery.cancel_scope.cancel()
+                return
+            await self._write_error(500)
             self.state = State.CLOSED
-            self._end("end")
-        elif self.state is not State.CLOSED:
-            self._end("cut")  # later sends are swallowed: the state stays
+        await self._recycle()
+
+    async def _recycle(self) -> None:
+        """The response is over, complete or not: keep the connection, or close it."""
+        await self._close_stream()
+        await trio.lowlevel.checkpoint()
+        complete = self._end_begun and self._request_complete and not self._refused
+        if complete and self.state is not State.CLOSED and not self._going_down.is_set():
+            # The call has returned while its last write waits for the client. To h11 the response
+            # is complete, so the connection is kept, for as long as any that is not used.
+            with trio.move_on_after(KEEP_ALIVE):
+                await self._going_down.wait()
+        self._close()
 
     async def _receive(self) -> Message:
-        message = await self._from_client.receive()
-        self._fill_queue()
-        return message
+        return await self._from_client.receive()
 
     async def _send(self, message: Message) -> None:
         kind = message["type"]
@@ -179,19 +247,29 @@ class FakeConnection:
         elif kind == "http.response.body" and self.state is State.RESPONSE:
             await self._write_body(bytes(message.get("body", b"")))
             if not message.get("more_body", False):
-                await self._write_end()
+                if not self._refused:
+                    await self._write_end()
                 self.state = State.CLOSED
-                self._end("end")
-                self.feed([{"type": "http.disconnect"}])
-        elif self._disconnected:
-            await trio.lowlevel.checkpoint()
+                await self._recycle()
         else:
             raise UnexpectedMessage(f"{kind} in state {self.state.value}")
 
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def _write_error(self, status: int) -> None:
+        headers = [(b"content-length", b"0"), (b"connection", b"close")]
+        await self._write_head(status, headers)
+        await self._write_end()
+
     async def _write_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self._head_written = True
+        if self._head_begun:
+            if self._refused:
+                return
+            raise UnexpectedMessage("a second head")
+        self._head_begun = True
         pairs = [(bytes(name), bytes(value)) for name, value in headers]
         names = {name for name, _ in pairs}
+        self._empty = self.method == "HEAD" or status in (204, 304)
         self._chunked = b"content-length" not in names and status not in (204, 304)
         sent = [*pairs, *SERVER_HEADERS]
         if self._chunked:
@@ -200,43 +278,42 @@ class FakeConnection:
         await self._write(Piece("head", (status, pairs), before=size))
 
     async def _write_body(self, data: bytes) -> None:
-        if not data or self.method == "HEAD":
+        if not data or self._empty or self._refused:
             return
         framing = len(b"%x\r\n" % len(data)) if self._chunked else 0
         await self._write(Piece("body", data, framing, len(data), 2 if self._chunked else 0))
 
     async def _write_end(self) -> None:
-        chunked = self._chunked and self.method != "HEAD"
+        self._end_begun = True
+        chunked = self._chunked and not self._empty
         await self._write(Piece("end", None, before=len(b"0\r\n\r\n") if chunked else 0))
 
     async def _write(self, piece: Piece) -> None:
+        if self._broken:
+            raise UnexpectedMessage("the connection is broken")
+        await trio.lowlevel.checkpoint()
         with trio.CancelScope(shield=True):  # as hypercorn/trio/tcp_server.py does
-            await trio.lowlevel.checkpoint()
-            while not self.gone and self.eof is None:
-                room = self.window - sum(waiting.taken - waiting.read for waiting in self.unread)
-                if not piece.taken:
-                    if piece.size and room <= 0:
-                        await self._wait_for_room()
-                        continue
-                    self.unread.append(piece)
-                piece.taken = min(piece.size, piece.taken + max(0, int(min(room, piece.size))))
-                self._arrived()
-                if piece.taken == piece.size:
-                    break
+            await self._write_whole(piece)
+        if self._reset or (self.closed and piece.taken < piece.size):
+            await self._close_stream()
+        self._reset = self._reset or self.gone  # the answer to the first write after a close
+
+    async def _write_whole(self, piece: Piece) -> None:
+        while not self.gone and not self.closed:
+            room = self.window - sum(waiting.taken - waiting.read for waiting in self.unread)
+            if piece.size and room <= 0:
                 await self._wait_for_room()
-        if self._waits:
-            self._waits = False
-            self._note(self.name, "write done")
+                continue
+            if not piece.taken:
+                self.unread.append(piece)
+            piece.taken = int(min(piece.size, piece.taken + room))
+            self._arrived()
+            if piece.taken == piece.size:
+                return
 
     async def _wait_for_room(self) -> None:
-        if not self._waits:
-            self._waits = True
-            self._note(self.name, "write waits")
-        await self._room.wait()
-
-    def _end(self, how: str) -> None:
-        """The server closes its side; a stuck write ends with it."""
-        if self.eof is None:
-            self.eof = how
-            self.make_room()
-            self._arrived()
+        self.write_waits = True
+        try:
+            await self._room.wait()
+        finally:
+            self.write_waits = False

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 from starlette.types import Scope
 
 from .._core._reasons import TerminateReason
+from .._web._event_stream_handler import EventStreamHandler
 from .._wire import EventStreamDecoder, ServerSentEvent
 from ._connection import FakeConnection, Piece
 
@@ -66,8 +67,13 @@ class Request:
         """The ASGI scope that Hypercorn makes of it."""
         path, _, query = self.target.partition("?")
         raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in self.headers]
-        if not any(name == b"host" for name, _ in raw):
+        names = {name for name, _ in raw}
+        if b"host" not in names:
             raw.insert(0, (b"host", b"test"))
+        if self.body is None:
+            raw.append((b"transfer-encoding", b"chunked"))
+        elif self.body and b"content-length" not in names:
+            raw.append((b"content-length", b"%d" % len(self.body)))
         return {
             "type": "http",
             "asgi": {"spec_version": "2.1", "version": "3.0"},
@@ -106,6 +112,7 @@ class Exchange:
         self._status: int | None = None
         self._headers: dict[str, str] = {}
         self._eof: str | None = None
+        self._length: int | None = None  # of the body, when the head tells
         self._reading = True
         self._allowance = 0  # bytes that `read` has asked for and that have not come yet
         self._left = False
@@ -113,7 +120,9 @@ class Exchange:
         self._events: list[ServerSentEvent] = []
         self.dispatched: list[ServerSentEvent] = []  # all of them, also those taken out of `events`
         self._retry: int | None = None
-        self.connection = FakeConnection(name, request.method, world.journal.note, self._arrived)
+        self.connection = FakeConnection(
+            name, request.method, world.journal.note, self._arrived, world.going_down
+        )
         self.observed: Observed | None = None  # the handler, as soon as there is one
 
     def __repr__(self) -> str:
@@ -142,7 +151,8 @@ class Exchange:
     def _send_body(self, data: str | bytes, *, more: bool) -> None:
         body = data.encode() if isinstance(data, str) else data
         self._note("sends", body)
-        self.connection.feed([{"type": "http.request", "body": body, "more_body": True}])
+        if body:
+            self.connection.feed([{"type": "http.request", "body": body, "more_body": True}])
         if not more:
             self.connection.feed([{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -159,10 +169,12 @@ class Exchange:
             self._reading = False
             self.connection.window = min(self.connection.window, 65536)  # what kernels buffer
             return
+        # A kernel resets a connection that is closed with something unread.
+        reset = how == "abrupt" or (how == "clean" and bool(self.connection.unread))
         if how != "half":
-            self.connection.lose_reader()
+            self.connection.lose_reader("reset" if reset else "end")
             self._reading = False
-        self.connection.hang_up()
+        self.connection.feed(["reset" if reset else "end"])
 
     # -- what the client sees --------------------------------------------------------------------
 
@@ -187,15 +199,19 @@ class Exchange:
                 self._allowance -= size
             self._take(piece, size)
             read += size
-            if piece.read < piece.size:
+            if piece.read < piece.taken or (piece.read < piece.size and not connection.closed):
                 break
             connection.unread.popleft()
         if read:
             connection.make_room()
         all_read = not connection.unread and not connection.gone
-        if all_read and connection.eof and not self._eof and (self._reading or self._allowance):
-            self._eof = connection.eof
-            self._see("eof", connection.eof)
+        if all_read and connection.closed and (self._reading or self._allowance):
+            self._end("cut")
+
+    def _end(self, how: str) -> None:
+        if self._eof is None:
+            self._eof = how
+            self._see("eof", how)
 
     def _take(self, piece: Piece, size: int) -> None:
         start = max(0, piece.read - piece.before)
@@ -205,8 +221,18 @@ class Exchange:
             self._status, pairs = piece.value
             self._headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in pairs}
             self._see("head", piece.value)
+            self._length = self._find_length()
         elif piece.kind == "body" and stop > start:
             self._take_body(piece.value[start:stop])
+        if len(self.body) == self._length or (piece.kind == "end" and piece.read == piece.size):
+            self._end("end")
+
+    def _find_length(self) -> int | None:
+        """The body's length, if its head tells (RFC 9112, section 6.3)."""
+        if self.request.method == "HEAD" or self._status in (204, 304):
+            return 0
+        length = self._headers.get("content-length")
+        return None if length is None else int(length)
 
     def _take_body(self, data: bytes) -> None:
         self.body += data
@@ -227,6 +253,28 @@ class Exchange:
     def headers(self) -> Mapping[str, str]:
         """The response's headers, names in small letters."""
         return self._headers
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the client has disconnected."""
+        return self._left
+
+    @property
+    def transport(self) -> str:
+        """``"long poll"`` or ``"event stream"``."""
+        stream = self.observed is not None and isinstance(self.observed.handler, EventStreamHandler)
+        return "event stream" if stream else "long poll"
+
+    @property
+    def phase(self) -> str:
+        """Where the handler is, as far as can be seen from outside.
+
+        ``"before the start"``, ``"waiting"``, ``"in a callback"``, ``"sending"`` or
+        ``"terminating"``.
+        """
+        if self.connection.write_waits:
+            return "sending"
+        return "before the start" if self.observed is None else self.observed.phase
 
     @property
     def reads_everything(self) -> bool:

@@ -118,14 +118,17 @@ class Acceptor:
         self.policy = handler.overflow
         self.waiting: deque[Any] = deque()  # accepted, not started
         self.first: deque[Any] = deque()  # Then
-        self.retries: deque[Any] = deque()
-        self.postponed: list[Any] = []
+        self.retries: deque[tuple[int, Any]] = deque()  # put back, and it is their turn
+        self.postponed: list[
+            tuple[int, Any]
+        ] = []  # put back; with the number of the first handling
         self.last_thens: list[Any] = []
         self.letters_owed: list[Any] = []  # displaced, and nobody was told yet
         self.timers: list[tuple[float, Any, Any]] = []
         self.running: str | None = None
         self.current: Any = None
-        self.retrying = False
+        self.retrying = 0
+        self.started = 0
         self.initialised = False
         self.silent_since = math.inf
         self.reason: TerminateReason | None = None
@@ -134,6 +137,7 @@ class Acceptor:
         self.raised: list[BaseException] = []
         self.returned: list[Any] = []
         self.overflowed = False
+        self.refused: Any = None  # a message, without need
         self.displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
         self.replaced: int | None = None  # KeepLatest: the place of what is being replaced
         self.gone = False
@@ -193,14 +197,14 @@ class Acceptor:
     def _follow_test(self, entry: Entry) -> None:
         if entry.what == "lags":
             self.lag_start, self.lag_end = entry.time, entry.time + entry.detail
-        elif entry.what == "shuts down":
+        elif entry.what in ("shuts down", "ends the run"):
             self.ending_asked = True
 
     # -- the mailbox -----------------------------------------------------------------------------
 
     def _accepts(self, message: Any) -> None:
         self._must(self.reason is None, 3, f"{message!r} was accepted after the end")
-        full = len(self.waiting) >= self.limit
+        full = len(self.waiting) - self.displacements_due >= self.limit
         if full and self.policy is Overflow.DROP_OLDEST:
             self.displacements_due += 1  # the oldest was in the loop's hands already
         self._must(
@@ -225,12 +229,8 @@ class Acceptor:
         self._must(fact=False, law=5, sentence=f"{message!r} comes from a timer that is not set")
 
     def _refuses(self, message: Any) -> None:
-        if self.reason is None and not self.overflowed and not self.raised:
-            self._must(
-                len(self.waiting) >= self.limit,
-                3,
-                f"{message!r} was refused with {len(self.waiting)} of {self.limit} waiting",
-            )
+        if len(self.waiting) < self.limit:
+            self.refused = message  # it must be ending, which will show
 
     def _overflows(self, limit: int) -> None:
         self._must(
@@ -245,13 +245,15 @@ class Acceptor:
             self.replaced = next(i for i, kept in enumerate(self.waiting) if kept is message)
             self.letters_owed.append(message)
             return  # "replaces" follows, with the new message
-        self.displacements_due = max(0, self.displacements_due - 1)
-        self._must(
-            bool(self.waiting) and self.waiting[0] is message,
-            2,
-            f"{message!r} was displaced, but the oldest is {next(iter(self.waiting), None)!r}",
-        )
-        self.waiting.popleft()
+        oldest = 0
+        if self.displacements_due:  # for the one that the loop holds, or while it holds that one
+            if self.waiting[0] is message:
+                self.displacements_due -= 1
+            else:
+                oldest = self.displacements_due
+        right = len(self.waiting) > oldest and self.waiting[oldest] is message
+        self._must(right, 2, f"{message!r} was displaced, which is not the oldest")
+        del self.waiting[oldest]
         self.letters_owed.append(message)
 
     def _replaces(self, message: Any) -> None:
@@ -298,11 +300,13 @@ class Acceptor:
         self._starts("info")
         self._must(not self._has_ended(), 3, f"info({message!r}) after the end")
         self.current = message
-        self.retrying = False
+        self.retrying = 0
+        self.started += 1
         if self.first:
             pile: deque[Any] = self.first
         elif self.retries:
-            pile, self.retrying = self.retries, True
+            self.retrying, put_back = self.retries.popleft()
+            pile = deque([put_back])
         else:
             pile = self.waiting
         self._must(
@@ -343,10 +347,11 @@ class Acceptor:
 
     def _sort_postponed(self, *, postpone: bool) -> None:
         if not (postpone and self.retrying):
-            self.retries.extend(self.postponed)
+            self.retries = deque(sorted([*self.retries, *self.postponed], key=_place))
             self.postponed.clear()
         if postpone:
-            self.postponed.append(self.current)
+            place = self.retrying or self.started
+            self.postponed = sorted([*self.postponed, (place, self.current)], key=_place)
 
     def _carry_out(self, command: Any) -> None:
         match command:
@@ -430,6 +435,7 @@ class Acceptor:
         self._must(not self.gone, 8, "the client is gone and the handler does not know")
 
     def _must_not_wait_in_vain(self, now: float) -> None:
+        self._must(self.refused is None, 3, f"it lives, and has refused {self.refused!r} with room")
         ready = [*self.first, *self.retries, *self.waiting]
         self._must(not ready, 3, f"the handler waits, although {ready!r} is there")
         due = self.silent_since + self.idle_timeout
@@ -473,6 +479,10 @@ class Acceptor:
         self._index, self._time = index, now
         if self.initialised:
             self._must(self.terminated_at is not None, 4, "terminate was never called")
+
+
+def _place(numbered: tuple[int, Any]) -> int:
+    return numbered[0]
 
 
 def _text(data: str | bytes | None) -> str:

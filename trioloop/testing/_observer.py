@@ -14,9 +14,9 @@ from typing import Any
 import trio
 
 from .._core._machine import Machine
-from .._core._mailbox import Cell, CoalescingMailbox, Mailbox, OverflowPolicy
+from .._core._mailbox import Cell, CoalescingMailbox, Mailbox, Notification, OverflowPolicy
 from .._core._reasons import TerminateReason
-from .._core._ref import HandlerRef, Notification
+from .._core._ref import HandlerRef
 from ._journal import Journal
 
 CALLBACKS = ("init", "info", "notify", "idle", "terminate")
@@ -52,6 +52,8 @@ class Observed:
         self.ref: HandlerRef[Any] = machine.ref
         self._journal = journal
         self._own = frozenset(vars(self.handler)) | {"request", "last_event_id"}
+        self.crash_next: Exception | None = None
+        self.phase = "before the start"
         self._inside = False  # a `def` callback runs
         self._nurseries: set[trio.Nursery] = set()
         observe_mailbox(machine.mailbox, machine, self.note)
@@ -84,16 +86,23 @@ class Observed:
         elif self.machine.nursery is not None:
             self._nurseries.add(self.machine.nursery)
         try:
+            self._crash_if_asked(callback)
             outcome = method(*args)
         except BaseException as error:
             self.note(f"{callback} raised", error)
             raise
         finally:
             self._inside = False
+            self.phase = "waiting"
         if hasattr(type(outcome), "__await__"):
             return self._await(callback, outcome)
         self.note(f"{callback} returned", outcome)
         return outcome
+
+    def _crash_if_asked(self, callback: str) -> None:
+        if self.crash_next is not None and callback not in ("init", "terminate"):
+            error, self.crash_next = self.crash_next, None
+            raise error
 
     def _note_leftovers(self) -> None:
         registry = self.machine.hub.registry
@@ -111,11 +120,15 @@ class Observed:
             self.note("left behind", what)
 
     async def _await(self, callback: str, awaitable: Any) -> Any:
+        if callback != "init":
+            self.phase = "terminating" if callback == "terminate" else "in a callback"
         try:
             outcome = await awaitable
         except BaseException as error:
             self.note(f"{callback} raised", error)
             raise
+        finally:
+            self.phase = "waiting"
         self.note(f"{callback} returned", outcome)
         return outcome
 

@@ -28,6 +28,7 @@ from ._clock import VirtualClock
 from ._exchange import Disconnect, Exchange
 from ._journal import Journal
 from ._judge import Judge
+from ._laws import Violation
 from ._schedule import Policy, Schedule, scheduled_by
 from ._world import World, event_stream_headers, make_request
 
@@ -206,6 +207,7 @@ class Simulation:
             self._stack.close()
 
     def _end_run(self) -> None:
+        self._world.journal.note("test", "ends the run")
         self._world.stop()
         self._use_up_time()
         if self._outcome is None:
@@ -282,6 +284,19 @@ class Simulation:
         self._world.journal.note("test", "lags", seconds)
         self._clock.move_to(self.now() + seconds)
         self.settle()
+
+    @property
+    def violation(self) -> Violation | None:
+        """The law that was broken, if one was."""
+        return None if self._judge is None else self._judge.violation
+
+    def crash_next(self, exchange: Exchange, error: Exception) -> None:
+        """Let the next ``info``, ``notify`` or ``idle`` of a handler raise.
+
+        Raises:
+            LookupError: no handler was made.
+        """
+        self._world.observed_of(exchange).crash_next = error
 
     def note_stop(self, ref: HandlerRef[Any]) -> None:
         """An operator stops a handler: for the journal."""
@@ -450,6 +465,9 @@ class Simulation:
             self._clock.move_to(end)
             self._world.cancel_calls()
             self.settle()
+        while self._world.busy and (next_one := self.next_deadline()) < math.inf:
+            self._clock.move_to(next_one)
+            self.settle()
         self._world.stop()
         self._use_up_time()
         self._raise_if_over()
@@ -538,9 +556,25 @@ class SimulatedRef:
         self._simulation.settle()
         return accepted
 
+    def try_send(self, message: Any) -> bool:
+        """Like `send`, and ``False`` instead of `trio.WouldBlock` too."""
+        accepted = self._try(message)
+        self._simulation.settle()
+        return accepted
+
+    def send_without_settling(self, message: Any) -> bool:
+        """Like `try_send`, but nothing runs: for use before ``lag``, or inside of a task."""
+        return self._try(message)
+
+    def _try(self, message: Any) -> bool:
+        try:
+            return self.ref.send_nowait(message)
+        except trio.WouldBlock:
+            return False
+
     def burst(self, *messages: Any) -> list[bool]:
         """Send several messages before the handler gets to run."""
-        accepted = [self.ref.send_nowait(message) for message in messages]
+        accepted = [self._try(message) for message in messages]
         self._simulation.settle()
         return accepted
 

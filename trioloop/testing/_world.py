@@ -62,8 +62,8 @@ class World:
         self._stop = trio.Event()
         self._stopped = trio.Event()
         self._notice = trio.Event() if notice else None
+        self.going_down = trio.Event()
         self._calls: dict[Exchange, trio.CancelScope] = {}
-        self._draining = False
 
     # -- the application's life ------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ class World:
 
     def give_notice(self) -> None:
         """The server says that it goes down, if it is one that does."""
-        self._draining = True
+        self.going_down.set()
         if self._notice is not None:
             self._notice.set()
 
@@ -169,9 +169,17 @@ class World:
         Raises:
             LookupError: no handler was made for it.
         """
+        return self.observed_of(exchange).ref
+
+    def observed_of(self, exchange: Exchange) -> Observed:
+        """The handler behind an exchange.
+
+        Raises:
+            LookupError: no handler was made for it.
+        """
         if exchange.observed is None:
             raise LookupError(f"{exchange!r} has no handler; the answer was {exchange.status}")
-        return exchange.observed.ref
+        return exchange.observed
 
     def reopen(self, exchange: Exchange) -> Reconnection:
         """What its browser would do after the end of a stream."""

@@ -1,0 +1,376 @@
+"""The laws under random schedules: what happens is drawn, and so is who comes first.
+
+Durations are eighths of a second, so that ties are real. Trio's shuffle is the same for every
+example; the order in which the actors are spawned, and the checkpoints that each of them lets pass
+before it acts, make different interleavings of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.fake import EventStreamHandler, LoopHandler, run_on_virtual_time, serve
+
+from trioloop import (
+    Crashed,
+    Hibernate,
+    KeepLatest,
+    Overflow,
+    Overflowed,
+    SendAfter,
+    ServerSentEvent,
+    Stop,
+    TimedOut,
+)
+
+# -- what can happen -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Work:
+    """A message: how long its callback takes, and what it does then."""
+
+    number: int
+    seconds: float = 0.0
+    then: str = "nothing"
+    delay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one actor does: at a time, after some checkpoints, after a time in which nobody runs."""
+
+    at: float
+    checkpoints: int
+    lag: float
+    act: str
+    work: tuple[Work, ...] = ()
+
+
+@dataclass(frozen=True)
+class Script:
+    streaming: bool
+    policy: Any
+    size: int
+    idle_timeout: float
+    steps: tuple[Step, ...]
+
+
+eighths = st.integers(0, 16).map(lambda number: number / 8)
+policies = [*Overflow, KeepLatest(lambda work: work.number % 2)]
+endings = ["disconnect", "cancel", "stop"]
+
+
+def works(thens):
+    return st.builds(
+        Work,
+        st.integers(0, 10**6),
+        st.one_of(st.just(0.0), eighths),
+        st.sampled_from(thens),
+        eighths,
+    )
+
+
+def scripts(thens, acts, policies=policies, lags=eighths):
+    """Scripts of which the callbacks do these things, and the actors those."""
+    step = st.builds(
+        Step,
+        eighths,
+        st.integers(0, 3),
+        st.one_of(st.just(0.0), lags),
+        st.sampled_from(["send", "send", "send", *acts]),
+        st.lists(works(thens), min_size=1, max_size=4).map(tuple),
+    )
+    return st.builds(
+        Script,
+        st.booleans(),
+        st.sampled_from(policies),
+        st.integers(1, 3),
+        st.one_of(st.just(math.inf), st.integers(1, 12).map(lambda number: number / 8)),
+        st.lists(step, max_size=10).map(tuple),
+    )
+
+
+quiet = ["nothing", "event", "hibernate"]
+anything = [*quiet, "crash", "end", "timer"]
+every_act = [*endings, "send_waiting", "notify", "cancel_nursery"]
+
+# -- running it ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Journal:
+    """What was seen of one run.
+
+    Attributes:
+        accepted: the messages that `send_nowait` accepted, in order.
+        waited: those that `send` accepted: when exactly, nobody can see.
+        timers: the messages that timers may have sent.
+        letters: dead letters with their causes.
+        calls: the callbacks, in order.
+        sends: of each `send_nowait`: how many messages waited, and the answer.
+    """
+
+    accepted: list[Work] = field(default_factory=list)
+    waited: list[Work] = field(default_factory=list)
+    timers: list[Work] = field(default_factory=list)
+    handled: list[Work] = field(default_factory=list)
+    letters: list[tuple[Work, Any]] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    reasons: list[Any] = field(default_factory=list)
+    sends: list[tuple[int, Any, int]] = field(default_factory=list)
+    quiet_since: float = 0.0
+    ended_at: float = math.nan
+    running: int = 0
+    overlaps: int = 0
+
+    def waiting(self):
+        return len(self.accepted) - len(self.handled) - len(self.letters)
+
+
+class Actor:
+    """The callbacks, for both kinds of handlers."""
+
+    journal: Journal
+
+    def info(self, work):
+        self.enter("info")
+        self.journal.handled.append(work)
+        return self.take_time(work) if work.seconds else self.leave(work)
+
+    async def take_time(self, work):
+        try:
+            await trio.sleep(work.seconds)
+        except trio.Cancelled:
+            self.leave(Work(0))
+            raise
+        return self.leave(work)
+
+    def idle(self):
+        self.enter("idle")
+        self.leave(Work(0))
+        return Stop(TimedOut())
+
+    def terminate(self, reason):
+        self.enter("terminate")
+        self.leave(Work(0))
+        self.journal.reasons.append(reason)
+        self.journal.ended_at = trio.current_time()
+
+    def enter(self, callback):
+        self.journal.calls.append(callback)
+        self.journal.overlaps += self.journal.running
+        self.journal.running += 1
+
+    def leave(self, work):
+        self.journal.running -= 1
+        if self.journal.calls[-1] == "info":
+            self.journal.quiet_since = trio.current_time()
+        match work.then:
+            case "crash":
+                raise ValueError(work)
+            case "end":
+                return Stop()
+            case "hibernate":
+                return Hibernate()
+            case "event" if isinstance(self, EventStreamHandler):
+                return ServerSentEvent(str(work.number))
+            case "timer":
+                message = Work(-work.number - 1)
+                self.journal.timers.append(message)
+                return SendAfter(work.delay, message)
+        return None
+
+
+class Poll(Actor, LoopHandler):
+    pass
+
+
+class Stream(Actor, EventStreamHandler):
+    keepalive = 0.5
+
+
+def play(script):
+    """Run a script, and then the shutdown; give what was seen."""
+    return run_on_virtual_time(_play, script)
+
+
+async def _play(script):
+    journal = Journal()
+    handler = Stream() if script.streaming else Poll()
+    handler.journal = journal
+    handler.overflow = script.policy
+    handler.mailbox_size = script.size
+    handler.idle_timeout = script.idle_timeout
+    clock = trio.lowlevel.current_clock()
+
+    async def act(step):
+        await trio.sleep_until(step.at)
+        for _ in range(step.checkpoints):
+            await trio.lowlevel.checkpoint()
+        clock.jump(step.lag)
+        await perform(step)
+
+    async def perform(step):
+        if step.act == "send_waiting":
+            for work in step.work:
+                if await handler.ref.send(work):
+                    journal.waited.append(work)
+        elif step.act == "cancel_nursery":
+            if handler.ref.statistics().phase == "waiting":
+                handler.nursery.cancel_scope.cancel()
+            send_all(step.work)
+        elif step.act in ("send", "notify"):
+            send_all(step.work, notify=step.act == "notify")
+        elif step.act == "stop":
+            handler.ref.stop()
+        else:
+            getattr(exchange, step.act)()
+
+    def send_all(works, *, notify=False):
+        for work in works:
+            waiting = journal.waiting()
+            try:
+                answer = handler.ref.notify(work) if notify else handler.ref.send_nowait(work)
+            except trio.WouldBlock:
+                answer = trio.WouldBlock
+            if answer is True:
+                journal.accepted.append(work)
+            journal.sends.append((waiting, answer, len(journal.handled)))
+
+    def dead_letter(ref, message, cause):
+        journal.letters.append((message, cause))
+
+    async with serve(dead_letter=dead_letter) as client:
+        exchange = client.run(handler)
+        while not hasattr(handler, "ref"):
+            await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            for step in script.steps:
+                nursery.start_soon(act, step)
+            await trio.sleep(30)
+            nursery.cancel_scope.cancel()
+    return journal
+
+
+law = settings(max_examples=200, deadline=None)
+
+# -- the laws --------------------------------------------------------------------------------------
+
+
+@law
+@given(scripts(anything, every_act))
+def test_callbacks_never_overlap(script):
+    assert play(script).overlaps == 0
+
+
+@law
+@given(scripts([*quiet, "crash", "end"], [*endings, "notify", "cancel_nursery"], list(Overflow)))
+def test_messages_are_handled_in_the_order_of_their_acceptance(script):
+    journal = play(script)
+    buried = Counter(message for message, _ in journal.letters)
+    expected = []
+    for work in journal.accepted:  # the oldest of equal ones is the one that was displaced
+        if buried[work]:
+            buried[work] -= 1
+        else:
+            expected.append(work)
+    assert journal.handled == expected or Counter(journal.handled) == Counter(expected)
+    assert is_subsequence(journal.handled, journal.accepted)
+
+
+def is_subsequence(part, whole):
+    rest = iter(whole)
+    return all(each in rest for each in part)
+
+
+@law
+@given(scripts(anything, every_act))
+def test_every_accepted_message_is_handled_or_a_dead_letter_exactly_once(script):
+    journal = play(script)
+    accepted = Counter([*journal.accepted, *journal.waited])
+    found = Counter([*journal.handled, *(message for message, _ in journal.letters)])
+    timers = Counter(journal.timers)
+    assert accepted <= found  # none has disappeared
+    assert found - accepted <= timers  # none came twice, or from nowhere
+
+
+@law
+@given(scripts(anything, every_act))
+def test_terminate_is_called_exactly_once_and_nothing_is_called_after_it(script):
+    journal = play(script)
+    assert len(journal.reasons) == 1
+    assert journal.calls.count("terminate") == 1
+    assert journal.calls[-1] == "terminate"
+
+
+@law
+@given(scripts(anything, endings))
+def test_after_a_refusal_by_a_handler_that_has_ended_nothing_is_handled(script):
+    journal = play(script)
+    for waiting, answer, handled in journal.sends:
+        if answer is False and waiting < script.size and not journal.timers:
+            assert len(journal.handled) == handled
+
+
+@law
+@given(scripts([*quiet, "end"], ["cancel_nursery"], list(Overflow)))
+def test_a_mailbox_overflows_exactly_at_its_limit(script):
+    journal = play(script)
+    full = {
+        Overflow.STOP: False,
+        Overflow.DROP_NEWEST: False,
+        Overflow.DROP_OLDEST: True,
+        Overflow.BLOCK: trio.WouldBlock,
+    }[script.policy]
+    ended = False
+    for waiting, answer, handled in journal.sends:
+        if waiting < script.size and answer is False:
+            assert len(journal.handled) == handled  # it had ended
+            ended = True
+        elif not ended:
+            assert waiting <= script.size
+            assert answer is (True if waiting < script.size else full) or answer is False
+    if script.policy is Overflow.STOP and isinstance(journal.reasons[0], Overflowed):
+        assert journal.reasons[0] == Overflowed("mailbox", script.size)
+        assert any(waiting == script.size for waiting, _, _ in journal.sends)
+    else:
+        assert not isinstance(journal.reasons[0], Overflowed)
+
+
+@law
+@given(scripts(quiet, ["cancel_nursery"], lags=st.just(0.0)))
+def test_an_idle_handler_ends_exactly_after_its_idle_timeout(script):
+    journal = play(script)
+    if journal.reasons == [TimedOut()]:
+        assert journal.ended_at == journal.quiet_since + script.idle_timeout
+        assert "idle" in journal.calls
+    else:
+        assert "idle" not in journal.calls
+
+
+@law
+@given(scripts(anything, every_act))
+def test_the_reason_is_one_that_something_in_the_script_explains(script):
+    [reason] = play(script).reasons
+    acts = {step.act for step in script.steps}
+    thens = {work.then for step in script.steps for work in step.work}
+    match reason:
+        case Crashed(error):
+            assert "crash" in thens
+            assert isinstance(error, ValueError)
+        case Overflowed():
+            assert not isinstance(script.policy, Overflow) or script.policy is Overflow.STOP
+        case TimedOut():
+            assert script.idle_timeout < math.inf
+        case _:
+            name = type(reason).__name__
+            assert name in {"ShutDown", "Disconnected", "Stopped"}
+            assert name != "Disconnected" or "disconnect" in acts
+            assert name != "Stopped" or "end" in thens
