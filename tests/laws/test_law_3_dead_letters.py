@@ -223,6 +223,28 @@ async def test_a_message_whose_async_callback_could_not_start_is_a_dead_letter(a
         assert graveyard.letters == [("async", Disconnected())]
 
 
+@pytest.mark.parametrize("shielded", [False, True])
+async def test_a_message_whose_async_callback_waited_for_a_stuck_write_is_a_dead_letter(
+    autojump_clock, shielded
+):
+    graveyard = Graveyard()
+
+    async def later():
+        raise AssertionError("the write before it was interrupted")
+
+    poll = Poll(lambda message: later() if message == "async" else message)
+    async with serve(dead_letter=graveyard) as client:
+        exchange = client.run(poll)
+        await settle()
+        exchange.stall(shielded=shielded)
+        poll.ref.send_nowait([StartResponse(200), Chunk("x")])
+        poll.ref.send_nowait("async")
+        await settle()
+        exchange.disconnect()
+        assert await poll.ref.wait_ended() == Disconnected()
+        assert graveyard.letters == [("async", Disconnected())]
+
+
 async def test_what_send_from_thread_could_not_deliver_is_a_dead_letter(autojump_clock):
     graveyard = Graveyard()
     poll = Poll()

@@ -15,12 +15,14 @@ from typing import Any
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fake import EventStreamHandler, LoopHandler, run_on_virtual_time, serve
+from support.fake import run_on_virtual_time, serve
 
 from trioloop import (
     Crashed,
+    EventStreamHandler,
     Hibernate,
     KeepLatest,
+    LoopHandler,
     Overflow,
     Overflowed,
     SendAfter,
@@ -193,73 +195,97 @@ class Poll(Actor, LoopHandler):
 
 
 class Stream(Actor, EventStreamHandler):
-    keepalive = 0.5
+    keepalive = 1.0
+
+
+class Play:
+    """One run of a script.
+
+    Args:
+        script: what happens.
+    """
+
+    def __init__(self, script):
+        self.script = script
+        self.journal = Journal()
+        self.handler = Stream() if script.streaming else Poll()
+        self.handler.journal = self.journal
+        self.handler.overflow = script.policy
+        self.handler.mailbox_size = script.size
+        self.handler.idle_timeout = script.idle_timeout
+
+    async def run(self):
+        async with serve(dead_letter=self.dead_letter) as client:
+            self.exchange = client.run(self.handler)
+            while not hasattr(self.handler, "ref"):
+                await trio.lowlevel.checkpoint()
+            async with trio.open_nursery() as nursery:
+                for step in self.script.steps:
+                    nursery.start_soon(self.act, step)
+                await trio.sleep(6)
+                nursery.cancel_scope.cancel()  # senders that wait for room
+        return self.journal
+
+    async def act(self, step):
+        await trio.sleep_until(step.at)
+        for _ in range(step.checkpoints):
+            await trio.lowlevel.checkpoint()
+        trio.lowlevel.current_clock().jump(step.lag)
+        if step.act == "send_waiting":
+            await self.send_waiting(step)
+        else:
+            getattr(self, step.act)(step)
+
+    def dead_letter(self, ref, message, cause):
+        self.journal.letters.append((message, cause))
+
+    # -- what actors do --
+
+    def send(self, step):
+        self.send_all(step.work, self.handler.ref.send_nowait)
+
+    def notify(self, step):
+        self.send_all(step.work, self.handler.ref.notify)
+
+    def cancel_nursery(self, step):
+        """Wake the handler up, and send before it can run."""
+        statistics = self.handler.ref.statistics()
+        if statistics.phase == "waiting" and not statistics.hibernating:
+            self.handler.nursery.cancel_scope.cancel()
+        self.send(step)
+
+    async def send_waiting(self, step):
+        for work in step.work:
+            if await self.handler.ref.send(work):
+                self.journal.waited.append(work)
+
+    def stop(self, step):
+        self.handler.ref.stop()
+
+    def disconnect(self, step):
+        self.exchange.disconnect()
+
+    def cancel(self, step):
+        self.exchange.cancel()
+
+    def send_all(self, works, send):
+        for work in works:
+            waiting = self.journal.waiting()
+            try:
+                answer = send(work)
+            except trio.WouldBlock:
+                answer = trio.WouldBlock
+            if answer is True:
+                self.journal.accepted.append(work)
+            self.journal.sends.append((waiting, answer, len(self.journal.handled)))
 
 
 def play(script):
     """Run a script, and then the shutdown; give what was seen."""
-    return run_on_virtual_time(_play, script)
+    return run_on_virtual_time(Play(script).run)
 
 
-async def _play(script):
-    journal = Journal()
-    handler = Stream() if script.streaming else Poll()
-    handler.journal = journal
-    handler.overflow = script.policy
-    handler.mailbox_size = script.size
-    handler.idle_timeout = script.idle_timeout
-    clock = trio.lowlevel.current_clock()
-
-    async def act(step):
-        await trio.sleep_until(step.at)
-        for _ in range(step.checkpoints):
-            await trio.lowlevel.checkpoint()
-        clock.jump(step.lag)
-        await perform(step)
-
-    async def perform(step):
-        if step.act == "send_waiting":
-            for work in step.work:
-                if await handler.ref.send(work):
-                    journal.waited.append(work)
-        elif step.act == "cancel_nursery":
-            if handler.ref.statistics().phase == "waiting":
-                handler.nursery.cancel_scope.cancel()
-            send_all(step.work)
-        elif step.act in ("send", "notify"):
-            send_all(step.work, notify=step.act == "notify")
-        elif step.act == "stop":
-            handler.ref.stop()
-        else:
-            getattr(exchange, step.act)()
-
-    def send_all(works, *, notify=False):
-        for work in works:
-            waiting = journal.waiting()
-            try:
-                answer = handler.ref.notify(work) if notify else handler.ref.send_nowait(work)
-            except trio.WouldBlock:
-                answer = trio.WouldBlock
-            if answer is True:
-                journal.accepted.append(work)
-            journal.sends.append((waiting, answer, len(journal.handled)))
-
-    def dead_letter(ref, message, cause):
-        journal.letters.append((message, cause))
-
-    async with serve(dead_letter=dead_letter) as client:
-        exchange = client.run(handler)
-        while not hasattr(handler, "ref"):
-            await trio.lowlevel.checkpoint()
-        async with trio.open_nursery() as nursery:
-            for step in script.steps:
-                nursery.start_soon(act, step)
-            await trio.sleep(30)
-            nursery.cancel_scope.cancel()
-    return journal
-
-
-law = settings(max_examples=200, deadline=None)
+law = settings(max_examples=100, deadline=None)
 
 # -- the laws --------------------------------------------------------------------------------------
 

@@ -116,6 +116,8 @@ class Link:
             raise ResponseAborted("the response cannot be completed; the reason has been logged")
 
     async def _listen(self, machine: Machine) -> None:
+        while not machine.entered and machine.reason is None:
+            await trio.lowlevel.checkpoint()  # until init can have begun to read: two at most
         while not self._released:
             with trio.CancelScope(deadline=self._write_due) as self._listening:
                 while True:

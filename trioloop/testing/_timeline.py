@@ -14,7 +14,7 @@ import dataclasses
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from ._exchange import Request
 from ._journal import Entry
@@ -231,11 +231,15 @@ def show(value: Any) -> str:
             return repr(bytes(value))
     if isinstance(value, BaseException):
         return f"{type(value).__name__}: {value}" if str(value) else type(value).__name__
-    if type(value) is list:
-        return f"[{', '.join(map(show, cast('list[Any]', value)))}]"
+    if _is_list(value):
+        return f"[{', '.join(map(show, value))}]"
     if dataclasses.is_dataclass(value) and _has_usual_repr(type(value)):
         return _show_fields(value)
     return repr(value)
+
+
+def _is_list(value: object) -> bool:
+    return type(value) is list
 
 
 def _has_usual_repr(cls: Any) -> bool:
