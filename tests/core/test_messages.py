@@ -154,7 +154,9 @@ async def test_send_from_thread_keeps_the_order_of_one_thread(autojump_clock):
     async with serve() as client:
         client.run(poll)
         await settle()
-        await trio.to_thread.run_sync(send_many)
+        thread = threading.Thread(target=send_many)
+        thread.start()
+        thread.join()
         await settle()
         assert poll.handled == list(range(100))
 

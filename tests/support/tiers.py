@@ -417,6 +417,8 @@ class T1(WireSimulation):
 # -- T2 -------------------------------------------------------------------------------------------
 
 LOOKS: Final = 3
+MOST_LOOKS: Final = 100
+"""A connection that was reset never delivers what it has."""
 PAUSE: Final = 0.0003
 """Real seconds for which a look waits for a byte from the server."""
 
@@ -517,9 +519,8 @@ class T2(WireSimulation):
 
     def _look_at_sockets(self) -> bool:
         """Whether the sockets have given anybody something to do."""
-        looks = 0
-        while looks < LOOKS:
-            looks += 1
+        quiet = 0
+        for _ in range(MOST_LOOKS):
             if self._outcome is not None:
                 return False
             read = [exchange.pull() for exchange in self.exchanges]
@@ -529,8 +530,9 @@ class T2(WireSimulation):
                     return False
             if any(read) or trio.lowlevel.current_statistics().tasks_runnable:
                 return True
-            if any(exchange.undelivered() for exchange in self.exchanges):
-                looks = 0
+            quiet += 1
+            if quiet >= LOOKS and not any(one.undelivered() for one in self.exchanges):
+                return False
             waiting = [exchange.socket for exchange in self.exchanges if exchange.awaited()]
             select.select(waiting, [], [], PAUSE)
         return False

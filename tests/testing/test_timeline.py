@@ -156,6 +156,11 @@ def test_each_verb_has_its_words(what, detail, words):
     )
 
 
+def test_what_the_test_sends_names_the_handler():
+    entry = Entry(0.0, "test", "sends", ("handler 1", "burst", "a", b"b"))
+    assert timeline([entry]).splitlines()[-1] == "       0 | sends handler 1 'a', 'b'"
+
+
 def test_a_callback_that_takes_time_ends_in_a_row_of_its_own():
     journal = [
         Entry(0.0, "handler 1", "info", "a"),

@@ -294,6 +294,7 @@ class FakeConnection:
         await trio.lowlevel.checkpoint()
         with trio.CancelScope(shield=True):  # as hypercorn/trio/tcp_server.py does
             await self._write_whole(piece)
+        self._write_is_over()
         if self._reset or (self.closed and piece.taken < piece.size):
             await self._close_stream()
         self._reset = self._reset or self.gone  # the answer to the first write after a close
@@ -302,7 +303,7 @@ class FakeConnection:
         while not self.gone and not self.closed:
             room = self.window - sum(waiting.taken - waiting.read for waiting in self.unread)
             if piece.size and room <= 0:
-                await self._wait_for_room()
+                await self._wait_for_room(piece)
                 continue
             if not piece.taken:
                 self.unread.append(piece)
@@ -311,9 +312,13 @@ class FakeConnection:
             if piece.taken == piece.size:
                 return
 
-    async def _wait_for_room(self) -> None:
-        self.write_waits = True
-        try:
-            await self._room.wait()
-        finally:
+    async def _wait_for_room(self, piece: Piece) -> None:
+        if not self.write_waits:
+            self.write_waits = True
+            self._note(self.name, "write waits", piece.kind)
+        await self._room.wait()
+
+    def _write_is_over(self) -> None:
+        if self.write_waits:
             self.write_waits = False
+            self._note(self.name, "write done")

@@ -43,6 +43,7 @@ from .._core._ref import Down
 from .._core._registry import Joined, Left
 from .._web._commands import Reply
 from .._wire import ServerSentEvent
+from ._connection import KEEP_ALIVE
 from ._journal import Entry
 
 LAWS = {
@@ -56,6 +57,12 @@ LAWS = {
     8: "no client holds a handler for longer than its timeouts",
     9: "output is written in the order in which it was returned, and at once",
 }
+
+
+UNABLE = {"body": 0.0, "end": KEEP_ALIVE, "head": math.inf}
+"""Seconds after ``send_timeout`` for which the stock worker cannot be made to drop the connection,
+by the part of the response that waits: to h11 a response whose end waits is complete, so the
+connection is kept alive; and a call that returns while its head waits would break the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,8 @@ class Acceptor:
         self.gone = False
         self.ending_asked = False  # shutdown, cancellation or an operator's stop
         self.blocked_since: float | None = None
+        self.blocked_part = ""
+        self.patience = math.inf  # for the write that waits
         self.unblocked_at = -math.inf
         self.lag_end = -math.inf
         self.lag_start = -math.inf
@@ -179,6 +188,8 @@ class Acceptor:
                 self.gone = True
                 self._unblock()
             case "write waits":
+                self.blocked_part = entry.detail
+                self.patience = self.send_timeout + UNABLE[entry.detail]
                 self.blocked_since = (
                     entry.time if self.blocked_since is None else self.blocked_since
                 )
@@ -263,17 +274,18 @@ class Acceptor:
         self.replaced = None
 
     def _dead_letter(self, message: Any) -> None:
-        piles: tuple[deque[Any] | list[Any], ...] = (
-            self.letters_owed,
-            self.first,
-            self.retries,
-            self.postponed,
-            self.waiting,
-        )
+        piles: tuple[deque[Any] | list[Any], ...] = (self.letters_owed, self.first, self.waiting)
         for pile in piles:
             for index, kept in enumerate(pile):
                 if kept is message:
                     del pile[index]
+                    return
+        put_back: tuple[deque[tuple[int, Any]] | list[tuple[int, Any]], ...]
+        put_back = (self.retries, self.postponed)
+        for numbered in put_back:
+            for index, (_, kept) in enumerate(numbered):
+                if kept is message:
+                    del numbered[index]
                     return
         due = [timed for when, _, timed in self.timers if when <= self._time]
         self._must(
@@ -427,12 +439,13 @@ class Acceptor:
             self._must_not_wait_in_vain(now)
         if self.blocked_since is not None:
             self._must(
-                now < max(self.blocked_since + self.send_timeout, self.blocked_since + 1e-9),
+                now < max(self.blocked_since + self.patience, self.blocked_since + 1e-9),
                 8,
                 f"a write has waited since {self.blocked_since:g}, send_timeout is"
                 f" {self.send_timeout:g}",
             )
-        self._must(not self.gone, 8, "the client is gone and the handler does not know")
+        ending = self.blocked_since is not None and self.blocked_part == "end"
+        self._must(not self.gone or ending, 8, "the client is gone and the handler does not know")
 
     def _must_not_wait_in_vain(self, now: float) -> None:
         self._must(self.refused is None, 3, f"it lives, and has refused {self.refused!r} with room")

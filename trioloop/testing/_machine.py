@@ -352,7 +352,7 @@ class HandlerMachine(RuleBasedStateMachine):
 
     def _note_phases(self) -> None:
         for exchange in self.clients:
-            if exchange.reason is None:
+            if exchange.reason is None and exchange.phase != "terminating":
                 self._phases[exchange] = exchange.phase
 
     def _count(self) -> None:

@@ -21,6 +21,7 @@ import json
 import math
 import re
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -179,16 +180,15 @@ def _sent_by_test(entries: list[Entry]) -> set[int]:
     if any(entry.who == "test" and entry.what == "sends" for entry in entries):
         return set()
     actions = [index for index, entry in enumerate(entries) if entry.what in _ACTIONS]
-    breaths = [
-        (start, end)
-        for start, end in (*_callbacks(entries), *_answers(entries))
-        if not any(start < action < end for action in actions)
-    ]
+    inside: set[int] = set()  # of a callback or an answer during which the test did nothing
+    for start, end in (*_callbacks(entries), *_answers(entries)):
+        if bisect_left(actions, start + 1) == bisect_left(actions, end):
+            inside.update(range(start + 1, end))
     found: set[int] = set()
     for index, entry in enumerate(entries):
-        if entry.what in _RECEIPTS and not any(start < index < end for start, end in breaths):
-            before = [action for action in actions if action < index]
-            if not before or not _time_passes(entries[before[-1]], entry):
+        if entry.what in _RECEIPTS and index not in inside:
+            before = bisect_left(actions, index)
+            if not before or not _time_passes(entries[actions[before - 1]], entry):
                 found.add(index)
     return found
 
@@ -425,7 +425,8 @@ def to_test(
     given = "".join(f", {key}={source.write(value)}" for key, value in options.items())
     lines = [f"def {name}():"]
     if violation is not None:
-        lines.append(f"    # Breaks law {violation.law}: {violation.sentence}")
+        sentence = " ".join(violation.sentence.split())
+        lines.append(f"    # Breaks law {violation.law}: {sentence}")
     lines.append(f"    with {simulation}({app}{given}) as sim:")
     steps = [f"        {source.write_step(step, clients)}" for step in script_of(entries)]
     lines += steps or ["        pass"]
@@ -452,6 +453,7 @@ class _Source:
                 f"from {module} import {', '.join(sorted(names))}"
                 for module, names in sorted(self._imports.items())
             ),
+            *(f"# unknown_{n} is {text}" for n, text in enumerate(self._unknown, start=1)),
             *(
                 f"# {name} is local to a function: paste this beside it"
                 for name in sorted(self._local)

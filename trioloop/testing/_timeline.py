@@ -194,6 +194,9 @@ _ARROWS: Final = {"returned": "->", "raised": "raised"}
 
 def _words(entry: Entry) -> str:
     """An entry without its time and its actor."""
+    if (entry.who, entry.what) == ("test", "sends"):
+        handler, _, *messages = entry.detail
+        return f"sends {handler} {', '.join(map(show, messages))}"
     special = _WORDS.get(entry.what)
     if special is not None:
         return special(entry.detail)
