@@ -120,6 +120,8 @@ class Journal:
         waited: those that `send` accepted: when exactly, nobody can see.
         timers: the messages that timers may have sent.
         letters: dead letters with their causes.
+        taken: how many messages were taken out of the mailbox.
+        handled: those whose callback has started: an ``async def`` one waits for pending writes.
         calls: the callbacks, in order.
         sends: of each `send_nowait`: how many messages waited, and the answer.
     """
@@ -127,6 +129,7 @@ class Journal:
     accepted: list[Work] = field(default_factory=list)
     waited: list[Work] = field(default_factory=list)
     timers: list[Work] = field(default_factory=list)
+    taken: int = 0
     handled: list[Work] = field(default_factory=list)
     letters: list[tuple[Work, Any]] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -138,7 +141,7 @@ class Journal:
     overlaps: int = 0
 
     def waiting(self):
-        return len(self.accepted) - len(self.handled) - len(self.letters)
+        return len(self.accepted) - self.taken - len(self.letters)
 
 
 class Actor:
@@ -147,6 +150,7 @@ class Actor:
     journal: Journal
 
     def info(self, work):
+        self.journal.taken += 1
         if work.seconds:
             return self.take_time(work)
         self.start(work)

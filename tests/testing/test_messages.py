@@ -10,6 +10,7 @@ from collections import deque, namedtuple
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import InitVar, dataclass, field
+from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, NotRequired, TypeVar
 
 import annotated_types as at
@@ -82,7 +83,7 @@ class NonEmptyEndless:
 T = TypeVar("T")
 U = TypeVar("U")
 Defaulted = typing_extensions.TypeVar("Defaulted", default=Said)
-Bare = namedtuple("Bare", ["first"])  # noqa: PYI024 - without annotations
+Bare: Any = namedtuple("Bare", ["first"])  # noqa: PYI024 - without annotations
 UserId = NewType("UserId", int)
 Plain = TypeAliasType("Plain", Said)
 Several = TypeAliasType("Several", list[T], type_params=(T,))
@@ -147,7 +148,7 @@ class Pair(Room[U], Generic[T, U]):
     pass
 
 
-class Nested(LoopHandler[list[T]]):
+class Nested(LoopHandler[list[T]], Generic[T]):
     pass
 
 
@@ -347,6 +348,7 @@ def test_a_tuple_has_the_items_that_it_says():
         (Annotated[int, at.Predicate(bool)], bool),
         (Annotated[float, st.sampled_from([0.1, 0.2])], lambda x: x in {0.1, 0.2}),
         (Annotated[int, "a comment"], lambda n: -100 <= n <= 100),
+        (Annotated[Decimal, at.Gt(5)], lambda n: n > 5),
         (Annotated[UserId, at.Gt(5)], lambda n: n > 5),
     ],
 )
@@ -524,7 +526,7 @@ def test_what_only_a_hub_can_make_has_to_be_given(kind, name):
 
 
 def test_messages_that_only_the_hub_sends_are_refused():
-    assert "Joined.ref is HandlerRef" in refusal(Joined | Down)
+    assert "Joined.ref is trioloop.HandlerRef" in refusal(Joined | Down)
 
 
 @pytest.mark.parametrize("kind", [Endless, NonEmptyEndless, Endless | NonEmptyEndless])

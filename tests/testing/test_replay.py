@@ -534,6 +534,12 @@ def test_a_message_is_written_as_an_expression_that_makes_it(value, expression):
     assert eval(found, names) == value
 
 
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_numbers_that_json_lacks_come_back_too(value):
+    (found,) = trace_from_json(trace_to_json([Entry(0.0, "test", "x", value)]))
+    assert repr(found.detail) == repr(value)
+
+
 def test_not_a_number_is_written_too():
     found, names = written(math.nan)
     assert math.isnan(eval(found, names))

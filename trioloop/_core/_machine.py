@@ -148,12 +148,17 @@ class Machine:
             self.reason = reason
             self.mailbox.close()
             self.hub.registry.forget(self)
-        elif self.phase == "finishing" and isinstance(reason, (Failed, Disconnected)):
+        elif self._cannot_finish(reason):
             if isinstance(self.reason, Crashed):
                 self.report_crash(self.reason.error, self.reason.callback)
             self.reason = reason  # the ending could not be written
         if self.scope is not None and self._is_interrupted_by(reason):
             self.scope.cancel()
+
+    def _cannot_finish(self, reason: TerminateReason) -> bool:
+        lost = (Failed, Disconnected)
+        finishing = self.phase == "finishing" and not isinstance(self.reason, lost)
+        return finishing and isinstance(reason, lost)
 
     def _is_interrupted_by(self, reason: TerminateReason) -> bool:
         if self.phase == "waiting":

@@ -150,7 +150,6 @@ class Acceptor:
         self.gone = False
         self.ending_asked = False  # shutdown, cancellation or an operator's stop
         self.blocked_since: float | None = None
-        self.blocked_part = ""
         self.patience = math.inf  # for the write that waits
         self.unblocked_at = -math.inf
         self.lag_end = -math.inf
@@ -186,9 +185,7 @@ class Acceptor:
         match entry.what:
             case "disconnects" if entry.detail != "vanish":
                 self.gone = True
-                self._unblock()
             case "write waits":
-                self.blocked_part = entry.detail
                 self.patience = self.send_timeout + UNABLE[entry.detail]
                 self.blocked_since = (
                     entry.time if self.blocked_since is None else self.blocked_since
@@ -444,8 +441,7 @@ class Acceptor:
                 f"a write has waited since {self.blocked_since:g}, send_timeout is"
                 f" {self.send_timeout:g}",
             )
-        ending = self.blocked_since is not None and self.blocked_part == "end"
-        self._must(not self.gone or ending, 8, "the client is gone and the handler does not know")
+        self._must(not self.gone or self.blocked_since is not None, 8, "the client is gone and the handler does not know")
 
     def _must_not_wait_in_vain(self, now: float) -> None:
         self._must(self.refused is None, 3, f"it lives, and has refused {self.refused!r} with room")

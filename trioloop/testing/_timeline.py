@@ -68,27 +68,24 @@ def timeline(
     share = (width - TIME) // max(1, len(lanes)) - 3
     layout = _Columns(lanes, width) if share >= NARROWEST else _OneColumn(lanes, width)
     lines = layout.head()
-    told, time = violation is None, None
+    time, broken = None, -1 if violation is None else violation.index
     for row in rows:
-        if not told and violation is not None and violation.index < row.indices[0]:
-            lines += _verdict(violation, width)
-            told = True
         if time is not None and row.time != time:
             lines.append(layout.gap())
-        broke = not told and violation is not None and violation.index in row.indices
         clock = f"{row.time:g}" if row.time != time else ""
-        lines.append(layout.line(f"{'>' if broke else ' '}{clock:>{TIME - 2}} ", row))
-        if broke and violation is not None:
-            lines += _verdict(violation, width)
-            told = True
+        mark = ">" if broken in row.indices else " "
+        lines.append(layout.line(f"{mark}{clock:>{TIME - 2}} ", row))
+        lines += _verdict(violation, width) if broken in row.indices else []
         time = row.time
-    if not told and violation is not None:
+    if not any(broken in row.indices for row in rows):
         lines += _verdict(violation, width)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _verdict(violation: Violation, width: int) -> list[str]:
+def _verdict(violation: Violation | None, width: int) -> list[str]:
     """The broken law, beneath what broke it."""
+    if violation is None:
+        return []
     law = LAWS.get(violation.law, "")
     where = f"at t={violation.time:g}, {violation.who}: " if violation.who else ""
     text = f"law {violation.law} is broken{law and f' ({law})'}: {where}{violation.sentence}"
@@ -304,23 +301,23 @@ def sequence_diagram(journal: Iterable[Entry], violation: Violation | None = Non
     lines = ["sequenceDiagram", *(f"    participant {i} as {who}" for who, i in names.items())]
     everybody = f"{next(iter(names.values()))},{list(names.values())[-1]}"
     arrows = _Arrows(names, clients_of(entries))
-    time, told = None, violation is None
+    time, broken = None, -1 if violation is None else violation.index
     for row in rows:
-        if not told and violation is not None and violation.index < row.indices[0]:
-            lines.append(_verdict_note(violation, everybody))
-            told = True
         if row.time != time:
             lines.append(f"    Note over {everybody}: t = {row.time:g} s")
             time = row.time
         lines.append("    " + arrows.draw(row))
-    if not told and violation is not None:
-        lines.append(_verdict_note(violation, everybody))
+        lines += _verdict_note(violation, everybody) if broken in row.indices else []
+    if not any(broken in row.indices for row in rows):
+        lines += _verdict_note(violation, everybody)
     return "\n".join(lines)
 
 
-def _verdict_note(violation: Violation, everybody: str) -> str:
+def _verdict_note(violation: Violation | None, everybody: str) -> list[str]:
+    if violation is None:
+        return []
     text = f"law {violation.law} is broken: {violation.sentence}"
-    return f"    Note over {everybody}: {_escape(shorten(text, 2 * LABEL))}"
+    return [f"    Note over {everybody}: {_escape(shorten(text, 2 * LABEL))}"]
 
 
 def _identifier(who: str) -> str:
