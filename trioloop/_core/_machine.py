@@ -329,11 +329,12 @@ class Machine:
     async def complete(self, callback: CallbackName, awaitable: Awaitable[Any]) -> None:
         """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
         if self.output.pending:
-            await self.flush()
+            try:
+                await self.flush()
+            finally:
+                if self.reason is not None:
+                    self._abandon(awaitable)
             if self.reason is not None:
-                getattr(awaitable, "close", lambda: None)()
-                if self.current is not NOTHING:
-                    self.put_first(self.current)  # it has not been handled
                 return
         self.phase = "callback"
         try:
@@ -350,6 +351,12 @@ class Machine:
             self.phase = "running"
             if outcome is not None:
                 self.carry_out(callback, outcome)
+
+    def _abandon(self, awaitable: Awaitable[Any]) -> None:
+        """The end came before the callback began: its message has not been handled."""
+        getattr(awaitable, "close", lambda: None)()
+        if self.current is not NOTHING:
+            self.put_first(self.current)
 
     def carry_out(self, callback: CallbackName, outcome: Any) -> None:
         """Check a return value whole, then do what it says."""
