@@ -46,7 +46,9 @@ EVENT_STREAM_HEADERS: Final = [
 class Service(Protocol):
     """A served application, and how to reach all of its streams at once."""
 
-    app: Any
+    @property
+    def app(self) -> Any:
+        """The ASGI application."""
 
     def publish(self, data: str) -> int:
         """Give the data to every open stream; returns how many there are."""

@@ -156,9 +156,12 @@ class Streams:
         finally:
             self._poll.unregister(other)
 
-    def read_rest(self) -> None:
-        """Read until nothing comes any more."""
-        while ready := self._poll.poll(0.2):
+    def read_until_received(self, number: int) -> None:
+        """Read until so many bytes have come."""
+        while self.received < number:
+            ready = self._poll.poll(PATIENCE)
+            if not ready:
+                raise TimeoutError(f"{number} bytes were written, {self.received} have come")
             self._read([fd for fd, _ in ready])
 
     def _read(self, fds: Sequence[int]) -> None:

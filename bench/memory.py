@@ -20,7 +20,7 @@ KINDS: Final = {
 }
 WARM_UP: Final = 50
 """Streams that are open before the first look."""
-REST: Final = 1.0
+REST: Final = 0.5
 """Seconds that a server gets to come to rest."""
 
 

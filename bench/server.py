@@ -141,7 +141,8 @@ def main() -> None:
     config.bind = [f"fd://{options.fd}"]
     config.loglevel = "WARNING"
     config.backlog = 1000  # a dropped SYN comes again after seconds, when others have timed out
-    config.keep_alive_max_requests = 10**9  # a connection's end is not part of a long poll
+    config.keep_alive_timeout = 3600  # clients are idle while it is the other application's turn
+    config.keep_alive_max_requests = 10**9
     door = Door(SERVICES[options.service](), counting=options.counting)
     trio.run(hypercorn.trio.serve, door, config)
 

@@ -28,6 +28,7 @@ from trioloop import (
     Continue,
     EventStreamHandler,
     Hibernate,
+    Hub,
     LoopHandler,
     Postpone,
     Reply,
@@ -329,8 +330,9 @@ class Events(_Obedient, EventStreamHandler[Do]):
 class Plain:
     """An ASGI application that does, well or badly, what its query says."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, hub: Hub) -> None:
         self._record = record
+        self._hub = hub
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         query = parse_qs(scope["query_string"].decode())
@@ -340,6 +342,8 @@ class Plain:
         for word in query.get("init", [""])[0].split(","):
             verb, _, arg = word.partition(":")
             try:
+                if verb == "delegate":
+                    self._delegate(number, send)
                 found = await self._do(verb, int(arg or 0), receive, send)
             except Exception as error:
                 self._record.note(number, "raised", error)
@@ -348,6 +352,19 @@ class Plain:
                 self._record.note(number, "cancelled")
                 raise
             self._record.note(number, word, found)
+
+    def _delegate(self, number: str, send: Any) -> None:
+        """Leave the response to a task that outlives the call."""
+
+        async def write() -> None:
+            try:
+                await self._do("start", 0, None, send)
+                await self._do("last", 3, None, send)
+            except Exception as error:
+                self._record.note(number, "raised elsewhere", error)
+
+        assert self._hub._background is not None
+        self._hub._background.start_soon(write)
 
     async def _do(self, verb: str, arg: int, receive: Any, send: Any) -> Any:
         match verb:
@@ -389,8 +406,8 @@ class Application:
         self._app = App()
         self._app.route("/poll", lambda: Poll(self.record), name="poll")
         self._app.route("/events", lambda: Events(self.record), name="events")
-        self._plain = Plain(self.record)
         self.hub = self._app.hub
+        self._plain = Plain(self.record, self.hub)
         self.hub.dead_letter = self._bury
 
     def _bury(self, ref: Any, message: Any, cause: Any) -> None:
@@ -582,7 +599,9 @@ def scenarios(*, stalls: bool = True) -> st.SearchStrategy[Scenario]:
     )
     move = st.sampled_from(_moves(stalls=stalls))
     middle = st.lists(
-        st.one_of(tell, move, handler, tell, move, move, plain), min_size=1, max_size=9
+        st.one_of(tell, move, tell, move, tell, move, move, handler, plain),
+        min_size=1,
+        max_size=9,
     )
     end = st.sampled_from(((), (ShutDown(4),), (ShutDown(8),), (ShutDown(24),)))
     return st.tuples(handler | handler | plain, middle, end).map(

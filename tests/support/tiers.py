@@ -23,7 +23,7 @@ import struct
 import termios
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import h11
 import trio
@@ -38,6 +38,8 @@ from trioloop.testing import Seen, Simulation
 
 from .normal import Account, account
 from .scenarios import Application, Scenario, play
+
+T = TypeVar("T")
 
 LARGE: Final = 2**24
 KERNELS_BUFFER: Final = 65536
@@ -270,45 +272,57 @@ class MemorySocket(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError
         self._sending = True
         try:
-            await trio.lowlevel.checkpoint()
             rest = memoryview(bytes(data))
+            if not rest:
+                await trio.lowlevel.checkpoint()
             while rest:
-                rest = rest[await self._take(rest) :]
+                rest = rest[await self._when_possible(self._take, rest) :]
         finally:
             self._sending = False
 
-    async def _take(self, data: memoryview) -> int:
-        while True:
-            if self._closed:
-                raise trio.ClosedResourceError
-            if self.reset:
-                raise trio.BrokenResourceError
-            if self.client_gone:
-                self.reset = True
-                self.change()
-                return len(data)
-            room = self.window - len(self.outgoing)
-            if room > 0:
-                size = int(min(room, len(data)))
-                self.outgoing += data[:size]
-                self.wrote()
-                return size
+    async def _when_possible(self, function: Callable[..., T | None], *args: Any) -> T:
+        """Try until there is a result: a checkpoint in any case, and never after a wait."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        result = function(*args)
+        if result is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while result is None:
             await self._changed.wait()
+            result = function(*args)
+        return result
+
+    def _take(self, data: memoryview) -> int | None:
+        self._check()
+        if self.client_gone:
+            self.reset = True
+            self.change()
+            return len(data)
+        room = self.window - len(self.outgoing)
+        if room <= 0:
+            return None
+        size = int(min(room, len(data)))
+        self.outgoing += data[:size]
+        self.wrote()
+        return size
+
+    def _give(self, max_bytes: int | None) -> bytes | None:
+        data = bytes(self.incoming[:max_bytes])
+        del self.incoming[:max_bytes]
+        if not data:
+            self._check()
+        return data if data or self.client_ended else None
+
+    def _check(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self.reset:
+            raise trio.BrokenResourceError
 
     async def wait_send_all_might_not_block(self) -> None:
         raise NotImplementedError
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        while not (self.incoming or self.client_ended or self.reset or self._closed):
-            await self._changed.wait()
-        await trio.lowlevel.checkpoint()
-        if self._closed:
-            raise trio.ClosedResourceError
-        data = bytes(self.incoming[:max_bytes])
-        del self.incoming[:max_bytes]
-        if not data and self.reset:
-            raise trio.BrokenResourceError
-        return data
+        return await self._when_possible(self._give, max_bytes)
 
     async def send_eof(self) -> None:
         if self._sending:
@@ -323,6 +337,7 @@ class MemorySocket(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         self._closed = self.ended = True
+        self.incoming.clear()
         self.change()
         self.wrote()
         await trio.lowlevel.checkpoint()
@@ -506,8 +521,11 @@ class T2(WireSimulation):
         return self
 
     def close(self) -> None:
-        super().close()
-        self._listener.close()
+        try:
+            super().close()
+        finally:
+            self.release()
+            self._listener.close()
 
     def connect(self, method: str, target: str, body: bytes | None) -> WireExchange:
         return SocketExchange(self, method, target, body, self._address)

@@ -136,6 +136,15 @@ CORNERS: dict[str, Scenario] = {
         *(Open("plain", init="hold:8,start:3,last:3,receive", body="in pieces"), Open()),
         *(Leave(0, "clean"), ShutDown(4)),
     ),
+    "a response that another task writes": (
+        *(Open("plain", init="sleep:8,delegate,sleep:8"), Advance(24)),
+    ),
+    "a call that returns while its head is stuck": (
+        *(Open("plain", init="sleep:8,delegate,sleep:8"), Stall(0), Advance(24), Resume(0)),
+    ),
+    "a call that returns while its end is stuck": (
+        *(Open("plain", init="sleep:8,delegate,sleep:8"), Stall(0, 140), Advance(24), Resume(0)),
+    ),
     "deadlines that have passed together": (
         *(Open("events"), Tell(0, (Do("work", 8), Do("timer", 8), Do("patience", 8))), Lag(32)),
     ),
@@ -232,9 +241,9 @@ def test_hypercorn_breaks_when_a_call_returns_while_its_head_is_being_written():
     """The one fault that the tiers contain: fails when Hypercorn mends it (`T1._serve`)."""
     app = Application()
     with T1(app) as simulation:
-        play((Open(), Stall(0), Tell(0, (Do("say", 1),)), ShutDown(4)), simulation, app)
+        play(CORNERS["a call that returns while its head is stuck"], simulation, app)
         (fault,) = simulation.faults
-    assert "state=SEND_BODY" in repr(fault)
+    assert "role=SERVER and state=SEND_BODY" in repr(fault)
 
 
 def test_every_rule_of_normalisation_has_a_reason():

@@ -10,7 +10,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from typing_extensions import TypeVar
@@ -67,9 +67,10 @@ class Handler(Generic[MessageT]):
         By default a message that is a command is carried out, and any other is refused with a
         `TypeError`, which ends the handler with ``Crashed``.
         """
-        items = message if isinstance(message, (list, tuple)) and message else [message]
+        value: Any = message
+        items: Sequence[Any] = value if isinstance(value, (list, tuple)) and value else [value]
         if all(isinstance(item, self.command_types) for item in items):
-            return message
+            return value
         name = type(self).__name__
         raise TypeError(f"{name} got the message {message!r} but defines no info(); write one")
 

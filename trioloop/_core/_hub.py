@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random as random_module
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
@@ -72,11 +72,13 @@ class HubCore:
         dead_letter: DeadLetterHook | None = None,
         random: random_module.Random | None = None,
     ) -> None:
-        self.random = random_module.Random() if random is None else random  # noqa: S311 - jitter
-        self.id = f"{self.random.getrandbits(64):016x}"
-        self.registry = Registry()
-        self.draining = False
-        self.dead_letter = dead_letter
+        self.random: random_module.Random = (
+            random_module.Random() if random is None else random  # noqa: S311 - jitter
+        )
+        self.id: str = f"{self.random.getrandbits(64):016x}"
+        self.registry: Registry = Registry()
+        self.draining: bool = False
+        self.dead_letter: DeadLetterHook | None = dead_letter
         self.observer: Callable[[Machine], None] | None = (
             None  # sees every machine before it starts
         )
@@ -99,7 +101,7 @@ class HubCore:
         return self._nursery is not None
 
     @asynccontextmanager
-    async def running_here(self) -> AsyncIterator[None]:
+    async def running_here(self) -> AsyncGenerator[None]:
         """Run handlers in a nursery of the current task; at the end they all get `ShutDown`.
 
         Raises:
@@ -113,12 +115,13 @@ class HubCore:
         self._token = trio.lowlevel.current_trio_token()
         try:
             async with trio.open_nursery() as self._nursery:
-                self._background = await self._nursery.start(self._watch_over_handlers)
+                background: trio.Nursery = await self._nursery.start(self._watch_over_handlers)
+                self._background = background
                 try:
                     yield
                 finally:
                     self.shut_down()
-                    self._background.cancel_scope.cancel()
+                    background.cancel_scope.cancel()
         finally:
             self._nursery = self._background = self._token = None
             self._notices.clear()

@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 
 from ._machine import Machine
-from ._mailbox import NOTHING, Notification
+from ._mailbox import NOTHING
 from ._reasons import CallbackName, Completed, Failed, ShutDown
 
 MAX_BATCH: Final = 64
@@ -64,13 +64,13 @@ async def take_turns(m: Machine) -> bool:
         turns = 0
         while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
             if m.ahead and m.output.pending:  # Then: write what is pending first
-                await m.flush()
+                await m.flush(trio.current_time())
                 continue
             message = m.next_message()
             if message is NOTHING:
-                m.note_silence()
+                now = m.note_silence()
                 if m.output.pending:
-                    await m.flush()
+                    await m.flush(now)
                     continue
                 if m.hibernating and not m.has_child_tasks():
                     return False
@@ -78,11 +78,13 @@ async def take_turns(m: Machine) -> bool:
                 if m.reason is not None:
                     m.put_first(message)  # accepted but too late: a dead letter like the others
                     return False
-            await handle_message(m, message)
+            awaitable = m.handle(message)
+            if awaitable is not None:
+                await m.complete(awaitable)
+            m.message_done(message)
             turns += 1
             if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
-                m.note_silence()
-                await m.flush()
+                await m.flush(m.note_silence())
         return False
     return m.reason is None
 
@@ -130,29 +132,13 @@ async def hibernate(m: Machine) -> None:
             m.put_first(await m.mailbox.get())
 
 
-async def handle_message(m: Machine, message: object) -> None:
-    """Call back for one message."""
-    m.called = True
-    m.handled += 1
-    m.hibernating = False
-    m.current = message
-    if type(message) is Notification:
-        await call_back(m, "notify", m.handler.notify, message.message)
-    else:
-        await call_back(m, "info", m.handler.info, message)
-    m.current = NOTHING
-    if m.has_postponed():
-        m.sort_postponed(message)
-
-
 async def call_back(
     m: Machine, callback: CallbackName, function: Callable[..., Any], *args: Any
 ) -> None:
-    """Call a callback and carry out what it returns."""
+    """Call a callback that has no message, and carry out what it returns."""
     awaitable = m.begin(callback, function, *args)
     if awaitable is not None:
-        await m.complete(callback, awaitable)
-        m.note_silence()
+        await m.complete(awaitable)
 
 
 async def conclude(m: Machine) -> None:

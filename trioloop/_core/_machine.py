@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import trio
 
 from ._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
 from ._errors import BadReturn, HandlerEnded, ReceiveTimedOut
-from ._mailbox import NOTHING, Notification, OverflowPolicy, make_mailbox
+from ._mailbox import NOTHING, Mailbox, Notification, OverflowPolicy, make_mailbox
 from ._reasons import (
     INTERRUPTING,
     CallbackName,
@@ -71,6 +71,7 @@ class Machine:
         "ahead",
         "alarm",
         "belongings",
+        "callback",
         "called",
         "calls",
         "current",
@@ -95,29 +96,30 @@ class Machine:
     )
 
     def __init__(self, handler: Handler[Any], hub: HubCore, output: Output) -> None:
-        self.handler = handler
-        self.hub = hub
-        self.output = output
-        self.idle_timeout = handler.idle_timeout
-        self.mailbox = make_mailbox(handler.mailbox_size, handler.overflow, self)
+        self.handler: Handler[Any] = handler
+        self.hub: HubCore = hub
+        self.output: Output = output
+        self.idle_timeout: float = handler.idle_timeout
+        self.mailbox: Mailbox = make_mailbox(handler.mailbox_size, handler.overflow, self)
         self.ref: HandlerRef[Any] = HandlerRef(self, hub.next_serial())
-        self.belongings = Belongings()
+        self.belongings: Belongings = Belongings()
         self.calls: set[Call[Any]] = set()
         self.timers: Timers | None = None
         self.reason: TerminateReason | None = None
-        self.phase = "init"
-        self.handled = 0
-        self.entered = False  # init has been called
-        self.called = False  # a callback has run since silent_since was noted
-        self.hibernating = False
-        self.used_nursery = False
-        self.silent_since = math.inf  # set when init has returned
+        self.phase: str = "init"
+        self.handled: int = 0
+        self.entered: bool = False  # init has been called
+        self.called: bool = False  # a callback has run since silent_since was noted
+        self.callback: CallbackName = "init"  # the one that is being awaited
+        self.hibernating: bool = False
+        self.used_nursery: bool = False
+        self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
         self.alarm: trio.CancelScope | None = None  # rings at the next deadline
         self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
         self.current: object = NOTHING  # the message whose callback runs
-        self.postpone = False
+        self.postpone: bool = False
         self.ahead: deque[object] | None = None  # handled before the mailbox
         self._retries: list[tuple[int, object]] = _NONE  # postponed, and their turn has come
         self._postponed: list[tuple[int, object]] = _NONE  # in the order of their first handling
@@ -240,12 +242,21 @@ class Machine:
             self.ahead = deque()
         self.ahead.extendleft(reversed(messages))
 
-    def has_postponed(self) -> bool:
-        """Whether a message was put back, now or before."""
-        return self.postpone or bool(self._postponed)
+    def handle(self, message: object) -> Awaitable[Any] | None:
+        """Call back for a message; what is to be awaited is returned."""
+        self.called = True
+        self.handled += 1
+        self.hibernating = False
+        self.current = message
+        if type(message) is Notification:
+            return self.begin("notify", self.handler.notify, message.message)
+        return self.begin("info", self.handler.info, message)
 
-    def sort_postponed(self, message: object) -> None:
+    def message_done(self, message: object) -> None:
         """The callback has returned: messages that were put back may have their turn now."""
+        self.current = NOTHING
+        if not (self.postpone or self._postponed):
+            return
         if not (self.postpone and self._retrying):
             self._retries, self._postponed = self._put_back(), _NONE
         if self.postpone:
@@ -301,11 +312,17 @@ class Machine:
                 if not self.mailbox.closed:
                     self.mailbox.accept(message)
 
-    def note_silence(self) -> None:
-        """Remember when the last callback ended: the idle time runs from then."""
+    def note_silence(self) -> float:
+        """Remember when the last callback ended: the idle time runs from then.
+
+        Returns:
+            Now.
+        """
+        now = trio.current_time()
         if self.called:
             self.called = False
-            self.silent_since = trio.current_time()
+            self.silent_since = now
+        return now
 
     # -- callbacks and what they return ----------------------------------------------------------
 
@@ -321,16 +338,18 @@ class Machine:
         if outcome is None:
             return None
         if hasattr(type(outcome), "__await__"):
+            self.callback = callback
             awaitable: Awaitable[Any] = outcome
             return awaitable
         self.carry_out(callback, outcome)
         return None
 
-    async def complete(self, callback: CallbackName, awaitable: Awaitable[Any]) -> None:
+    async def complete(self, awaitable: Awaitable[Any]) -> None:
         """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
+        callback = self.callback
         if self.output.pending:
             try:
-                await self.flush()
+                await self.flush(trio.current_time())
             finally:
                 if self.reason is not None:
                     self._abandon(awaitable)
@@ -351,6 +370,7 @@ class Machine:
             self.phase = "running"
             if outcome is not None:
                 self.carry_out(callback, outcome)
+        self.note_silence()
 
     def _abandon(self, awaitable: Awaitable[Any]) -> None:
         """The end came before the callback began: its message has not been handled."""
@@ -360,12 +380,13 @@ class Machine:
 
     def carry_out(self, callback: CallbackName, outcome: Any) -> None:
         """Check a return value whole, then do what it says."""
-        commands = outcome if type(outcome) in (list, tuple) else (outcome,)
+        commands: Sequence[object] = outcome if type(outcome) in (list, tuple) else (outcome,)
         problem = self.output.check(callback, commands)
         if problem is not None:
             self.crash(BadReturn(callback, outcome, problem), callback)
             return
-        self.put_first(*[command.message for command in commands if type(command) is Then])
+        if len(commands) > 1 or type(outcome) is Then:
+            self.put_first(*[command.message for command in commands if type(command) is Then])
         for command in commands:
             perform = _FLOW.get(type(command))
             if perform is not None:
@@ -415,14 +436,14 @@ class Machine:
 
     # -- output ----------------------------------------------------------------------------------
 
-    async def flush(self) -> None:
+    async def flush(self, now: float) -> None:
         """Write what is pending; a failure ends the handler. At least a checkpoint."""
         if not self.output.pending:
             await trio.lowlevel.checkpoint()
             return
         self.phase = "writing"
         try:
-            await self.output.flush()
+            await self.output.flush(now)
         except GONE:
             self.end(Disconnected())
         except Exception as error:

@@ -96,7 +96,7 @@ class Owner(Protocol):
         """The key function of `KeepLatest` raised."""
 
 
-def check_mailbox(size: object, policy: object) -> None:
+def check_mailbox(size: Any, policy: object) -> None:
     """Refuse a mailbox that cannot be made.
 
     Raises:
@@ -138,11 +138,11 @@ class Mailbox:
     )
 
     def __init__(self, limit: float, policy: OverflowPolicy, owner: Owner) -> None:
-        self.limit = limit
-        self.policy = policy
-        self.owner = owner
-        self.count = 0
-        self.closed = False
+        self.limit: float = limit
+        self.policy: OverflowPolicy = policy
+        self.owner: Owner = owner
+        self.count: int = 0
+        self.closed: bool = False
         self.overdue: Callable[[], None] | None = None  # accepts timers that are due, before others
         self._send, self._receive = trio.open_memory_channel[Any](math.inf)
         self._blocked: trio.lowlevel.ParkingLot | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ._commands import Continue
@@ -22,7 +22,7 @@ class Output(Protocol):
     size: int
     tick_due: float
 
-    def check(self, callback: CallbackName, commands: tuple[Any, ...] | list[Any]) -> str | None:
+    def check(self, callback: CallbackName, commands: Sequence[object]) -> str | None:
         """Say why these commands are not legal now, or `None`. Carries nothing out."""
 
     def add(self, command: Any) -> bool:
@@ -31,15 +31,20 @@ class Output(Protocol):
         Raises:
             Exception: it cannot be encoded; the handler ends with `Failed`.
         """
+        raise NotImplementedError
 
     def initialised(self) -> bool:
         """``init`` has returned; true when that ends the handler (HEAD)."""
+        raise NotImplementedError
 
     def tick(self, now: float) -> None:
         """The time ``tick_due`` has come: add what shows life."""
 
-    async def flush(self) -> None:
+    async def flush(self, now: float) -> None:
         """Write what is pending.
+
+        Args:
+            now: the time (Trio's clock), which the machine has just asked for.
 
         Raises:
             OSError: the client is gone.

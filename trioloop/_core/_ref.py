@@ -200,7 +200,7 @@ class Call(Generic[MessageT]):
     __match_args__ = ("message",)
 
     def __init__(self, message: Any) -> None:
-        self.message = message
+        self.message: Any = message
         self._answered = trio.Event()
         self._value: Any = None
         self._error: Exception | None = None

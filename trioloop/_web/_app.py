@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, overload
 
@@ -47,10 +47,10 @@ class App(Starlette):
         lifespan: Lifespan[Any] | None = None,
         debug: bool = False,
     ) -> None:
-        self.hub = Hub() if hub is None else hub
+        self.hub: Hub = Hub() if hub is None else hub
 
         @asynccontextmanager
-        async def run_hub(app: Any) -> AsyncIterator[Any]:
+        async def run_hub(app: Any) -> AsyncGenerator[Any]:
             async with self.hub.lifespan(app):
                 if lifespan is None:
                     yield None
@@ -102,7 +102,11 @@ class App(Starlette):
             ValueError: a bad path, an impossible value, or a name that another route has.
         """
         if handler is None:
-            return lambda decorated: self.route(path, decorated, name=name, **overrides)
+
+            def serve(decorated: FactoryT) -> FactoryT:
+                return self.route(path, decorated, name=name, **overrides)
+
+            return serve
         if name is not None:
             self._refuse_taken(name)
         self.router.routes.append(self.hub.route(path, handler, name=name, **overrides))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qs
 
 from starlette.types import Scope
@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 
 from .._wire import ServerSentEvent
 from ._loop_handler import LoopHandler
-from ._output import EventStreamOutput
+from ._output import EventStreamOutput, HTTPOutput
 
 if TYPE_CHECKING:
     from typing import Any
@@ -44,7 +44,7 @@ class EventStreamHandler(LoopHandler[MessageT]):
 
     last_event_id: str | None
 
-    output_type = EventStreamOutput
+    output_type: ClassVar[type[HTTPOutput]] = EventStreamOutput
 
     def error(self, event: ServerSentEvent, error: Exception) -> None | Awaitable[None]:
         """An event could not be encoded or written; the handler ends with `Failed` after this.

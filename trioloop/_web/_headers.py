@@ -29,7 +29,9 @@ def raw_headers(headers: Headers | None) -> RawHeaders:
     """
     if headers is None:
         return []
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Iterable[tuple[object, object]] = (
+        headers.items() if isinstance(headers, Mapping) else headers
+    )
     try:
         return [_raw_pair(name, value) for name, value in pairs]
     except TypeError as error:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from .._core._handler import Handler
 from .._core._hub import HubCore
+from ._headers import RawHeaders
 from ._options import Factory, check_options, check_overrides, make_handler
 from ._routes import HandlerRoute
 from ._serving import SHUTDOWN_NOTICE, serve_call
@@ -115,7 +116,8 @@ class Hub(HubCore):
 
     def follow_server(self, scope: Scope) -> None:
         """Drain when the server does, if it says when."""
-        notice: Mapping[str, Any] | None = (scope.get("extensions") or {}).get(SHUTDOWN_NOTICE)
+        extensions: Mapping[str, Any] = scope.get("extensions") or {}
+        notice = extensions.get(SHUTDOWN_NOTICE)
         if notice is not None:
             self.drain_after(notice["wait"])
 
@@ -151,7 +153,7 @@ class HandlerResponse(Response):
 
     def __init__(self, hub: Hub, handler: Handler[Any]) -> None:
         super().__init__()
-        self.raw_headers = []  # a stream's length is not known
+        self.raw_headers: RawHeaders = []  # a stream's length is not known
         self._hub = hub
         self._make = ready(handler)
 

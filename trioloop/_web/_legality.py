@@ -6,8 +6,9 @@ sentences for what is not legal name the way out.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from .._core._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
@@ -53,7 +54,7 @@ def find_problem(
     table: Table,
     state: ResponseState,
     callback: CallbackName,
-    commands: tuple[Any, ...] | list[Any],
+    commands: Sequence[object],
 ) -> str | None:
     """Follow the arrows without doing anything.
 
@@ -75,6 +76,17 @@ def find_problem(
             state = after
         last = command
     return None
+
+
+@functools.cache
+def _plain_commands(streaming: bool, state: ResponseState) -> frozenset[type]:  # noqa: FBT001 - a key
+    table = EVENT_STREAM if streaming else LOOP
+    return frozenset(table.get(state, {})) - {Continue}
+
+
+def plain_commands(table: Table, state: ResponseState) -> frozenset[type]:
+    """Commands that, alone, are legal in a state whatever they hold and whoever returned them."""
+    return _plain_commands(table is EVENT_STREAM, state)
 
 
 def _explain(table: Table, state: ResponseState, command: Any, last: Any) -> str:

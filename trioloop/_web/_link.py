@@ -65,13 +65,13 @@ class Link:
     )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope = scope
+        self.scope: Scope = scope
         self._receive = receive
         self._send = send
-        self.send_timeout = math.inf
-        self.receive_timeout = math.inf
-        self.max_body = math.inf
-        self.broken = False  # a write failed: no other may follow
+        self.send_timeout: float = math.inf
+        self.receive_timeout: float = math.inf
+        self.max_body: float = math.inf
+        self.broken: bool = False  # a write failed: no other may follow
         self._machine: Machine | None = None
         self._listening: trio.CancelScope | None = None
         self._write_due = math.inf  # when the write in progress is too late
@@ -197,13 +197,17 @@ class Link:
         more = bool(self._chunks) or not self._complete
         return {"type": "http.request", "body": body, "more_body": more}
 
-    async def write(self, message: Message) -> None:
+    async def write(self, message: Message, now: float) -> None:
         """Send one ASGI message from the handler's task.
+
+        Args:
+            message: ``http.response.start`` or ``http.response.body``.
+            now: the time (Trio's clock).
 
         Raises:
             Exception: whatever the server's ``send`` raises.
         """
-        due = self._write_due = trio.current_time() + self.send_timeout
+        due = self._write_due = now + self.send_timeout
         if self._listening is not None and due < self._listening.deadline:
             self._listening.deadline = due
         self._starting = message["type"] == "http.response.start"

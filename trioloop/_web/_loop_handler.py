@@ -51,7 +51,7 @@ class LoopHandler(Handler[MessageT]):
     request: Request
     hub: Hub
 
-    command_types = COMMANDS
+    command_types: ClassVar[tuple[type, ...]] = COMMANDS
     output_type: ClassVar[type[HTTPOutput]] = HTTPOutput
 
     def init(self, request: Request) -> Outcome:

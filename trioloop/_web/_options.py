@@ -7,7 +7,7 @@ by then, and in any case before ``init``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from .._core._commands import check_seconds
@@ -19,7 +19,7 @@ Factory: TypeAlias = Callable[[], Handler[Any]]
 """A handler class, or any callable that returns a handler."""
 
 
-def _check_bytes(name: str, value: object) -> None:
+def _check_bytes(name: str, value: Any) -> None:
     if isinstance(value, bool) or not (isinstance(value, int) or value == math.inf):
         raise TypeError(f"{name} must be a number of bytes, not {value!r}")
     if value < 0:
@@ -33,7 +33,8 @@ def _check_methods(name: str, value: object) -> None:
         raise TypeError(
             f'{name} must be None or a tuple of methods like ("GET", "POST"), not {value!r}'
         )
-    for method in value:
+    methods: Sequence[object] = value
+    for method in methods:
         if (
             not isinstance(method, str)
             or not method.isascii()

@@ -10,7 +10,7 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -22,7 +22,7 @@ from .._wire import LIFE, ResponseState, ResponseStep, ServerSentEvent, encode_e
 from ._commands import Chunk, Reply, StartResponse
 from ._endings import Ending, Farewell, ending_for
 from ._headers import RawHeaders, raw_headers, with_defaults
-from ._legality import EVENT_STREAM, LOOP, Table, find_problem
+from ._legality import EVENT_STREAM, LOOP, Table, find_problem, plain_commands
 
 if TYPE_CHECKING:
     from random import Random
@@ -58,6 +58,7 @@ class HTTPOutput:
         "_head",
         "_link",
         "_parts",
+        "_plain",
         "_random",
         "_start",
         "pending",
@@ -72,17 +73,17 @@ class HTTPOutput:
         self._head: bool = link.scope["method"] == "HEAD"
         self._start: dict[str, Any] | None = None
         self._parts: list[bytes] = []
-        self.state = ResponseState.WAITING
-        self.pending = 0
-        self.size = 0
-        self.tick_due = math.inf
+        self.state: ResponseState = ResponseState.WAITING
+        self.pending: int = 0
+        self.size: int = 0
+        self.tick_due: float = math.inf
         link.send_timeout = handler.send_timeout
         link.receive_timeout = handler.receive_timeout
         link.max_body = handler.max_body
 
     # -- what the machine asks -------------------------------------------------------------------
 
-    def check(self, callback: CallbackName, commands: tuple[Any, ...] | list[Any]) -> str | None:
+    def check(self, callback: CallbackName, commands: Sequence[object]) -> str | None:
         return find_problem(self.table, self.state, callback, commands)
 
     def regulate(self, command: Continue) -> None:
@@ -90,14 +91,15 @@ class HTTPOutput:
             self._link.receive_timeout = command.receive_timeout
 
     def add(self, command: Any) -> bool:
-        match command:
+        legal: Reply | StartResponse | Chunk = command  # `check` has let nothing else pass
+        match legal:
             case Reply():
-                self._reply(command.status, command.raw_headers, command.content)
+                self._reply(legal.status, legal.raw_headers, legal.content)
                 return True
             case StartResponse():
-                self._open(command.status, command.raw_headers)
+                self._open(legal.status, legal.raw_headers)
             case Chunk():
-                self._add_data(command.content)
+                self._add_data(legal.content)
         return False
 
     def initialised(self) -> bool:
@@ -106,11 +108,19 @@ class HTTPOutput:
     def tick(self, now: float) -> None:
         self.tick_due = math.inf
 
-    async def flush(self) -> None:
-        started = await self._write_start()
+    async def flush(self, now: float) -> None:
+        started = self._start is not None
+        if started:
+            await self._write_start(now)
+            now = trio.current_time()
         body = b"" if self._head else self._take_parts()
         if body or started:  # servers may hold back the head until there is a body, if an empty one
-            await self._link.write({"type": "http.response.body", "body": body, "more_body": True})
+            message = {"type": "http.response.body", "body": body, "more_body": True}
+            await self._link.write(message, now)
+        self._flushed()
+
+    def _flushed(self) -> None:
+        """Something was written, or nobody wants it."""
 
     async def finish(self, reason: TerminateReason) -> None:
         if not self._link.broken:
@@ -129,6 +139,7 @@ class HTTPOutput:
 
     def _step(self, step: ResponseStep) -> None:
         self.state = LIFE[self.state][step]
+        self._plain = plain_commands(self.table, self.state)
 
     def _open(self, status: int, headers: RawHeaders) -> None:
         self._step(ResponseStep.START)
@@ -144,7 +155,8 @@ class HTTPOutput:
         self.pending += 1
 
     def _add_data(self, data: bytes) -> None:
-        self._step(ResponseStep.DATA)
+        if self.state is not ResponseState.OPEN:  # the step that stays is taken so often
+            self._step(ResponseStep.DATA)
         self._parts.append(data)
         self.pending += 1
         self.size += len(data)
@@ -154,12 +166,10 @@ class HTTPOutput:
         self.pending = self.size = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _write_start(self) -> bool:
-        if self._start is None:
-            return False
+    async def _write_start(self, now: float) -> None:
         start, self._start = self._start, None
-        await self._link.write(start)
-        return True
+        if start is not None:
+            await self._link.write(start, now)
 
     async def _finish(self, ending: Ending, reason: TerminateReason) -> None:
         if ending.farewell is Farewell.NONE:
@@ -169,12 +179,14 @@ class HTTPOutput:
         elif self.state is ResponseState.OPEN and ending.farewell is Farewell.CLEAN:
             self._say_goodbye(reason)
             self._step(ResponseStep.END)
+        now = trio.current_time()
         if self.state is ResponseState.DONE:
-            await self._write_start()
+            await self._write_start(now)
             body = b"" if self._head else self._take_parts()
-            await self._link.write({"type": "http.response.body", "body": body, "more_body": False})
+            message = {"type": "http.response.body", "body": body, "more_body": False}
+            await self._link.write(message, trio.current_time())
         else:
-            await self.flush()
+            await self.flush(now)
             self._cut()
 
     def _answer(self, ending: Ending, reason: TerminateReason) -> None:
@@ -238,11 +250,10 @@ class EventStreamOutput(HTTPOutput):
         if now >= self.tick_due:
             self._add_data(KEEPALIVE)
 
-    async def flush(self) -> None:
-        await super().flush()
+    def _flushed(self) -> None:
         if not self._link.broken:
             self._first = None
-        self.tick_due = trio.current_time() + self._handler.keepalive
+        self.tick_due = trio.current_time() + self._handler.keepalive  # a slow write is no silence
 
     def failure(self, error: Exception) -> Callable[[], object] | None:
         event = self._unencodable or self._first

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core._errors import HubNotRunning
 from ._options import Factory, check_overrides, make_handler
@@ -40,16 +40,16 @@ class HandlerRoute(Route):
         if not isinstance(path, str) or not path.startswith("/"):
             raise ValueError(f"a path starts with '/', unlike {path!r}")
         self.hub: Hub | None = None
-        self.was_named = name is not None
+        self.was_named: bool = name is not None
         self._make = partial(make_handler, handler, overrides)
         name = name or getattr(handler, "__name__", type(handler).__name__)
         try:
             super().__init__(path, self._serve, name=name)
         except (AssertionError, ValueError) as error:
             raise ValueError(f"the path {path!r} is not one of Starlette's: {error}") from None
-        self.endpoint = handler
-        self.app = self._serve
-        self.methods = None
+        self.endpoint: Factory = handler
+        self.app: ASGIApp = self._serve
+        self.methods: set[str] | None = None
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match by path alone; which methods a handler serves is its own option."""

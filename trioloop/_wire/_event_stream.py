@@ -365,7 +365,7 @@ class EventStreamDecoder:
     def __init__(self, *, max_event_size: int = 2**20) -> None:
         if max_event_size < 1:
             raise ValueError(f"max_event_size must be at least 1 byte, not {max_event_size}")
-        self.last_event_id = ""
+        self.last_event_id: str = ""
         self.retry: int | None = None
         self._limit = max_event_size
         self._too_large = False

@@ -1,0 +1,306 @@
+"""The library's own state machines: handlers whose messages reach every branch of the runtime.
+
+Laws of this file:
+
+* Messages are built from the handlers' own types, as a user's are.
+* Endings share one message type: most of what is sent keeps a handler alive.
+* A handler does what its messages say and nothing at random.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import trio
+
+from trioloop import (
+    CancelTimer,
+    Chunk,
+    Continue,
+    EventStreamHandler,
+    Hibernate,
+    Joined,
+    KeepLatest,
+    Left,
+    LoopHandler,
+    Overflow,
+    Postpone,
+    Reply,
+    SendAfter,
+    ServerSentEvent,
+    StartResponse,
+    Stop,
+    Then,
+    TimedOut,
+)
+from trioloop.testing._machine import HandlerMachine, Reached
+from trioloop.testing._messages import Seconds
+
+Text: TypeAlias = Literal["a", "b", "c"]
+Key: TypeAlias = Literal["k", "l"] | None
+
+ROOM = 3
+"""Members of the group; whoever comes when it is full is refused by ``init``."""
+
+
+@dataclass(frozen=True)
+class Say:
+    """Write something."""
+
+    text: Text
+
+
+@dataclass(frozen=True)
+class Work:
+    """Take time, in an ``async def`` callback, then write something."""
+
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Later:
+    """Start a timer."""
+
+    seconds: Seconds
+    text: Text
+    key: Key
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Cancel a timer."""
+
+    key: Literal["k", "l"]
+
+
+@dataclass(frozen=True)
+class Next:
+    """Write something, then handle two more messages before the mailbox."""
+
+    first: Text
+    second: Text
+
+
+@dataclass(frozen=True)
+class Put:
+    """Be put back, two times of three."""
+
+    text: Text
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Change how to wait."""
+
+    how: Literal["hibernate", "continue"]
+    idle_timeout: Seconds | None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Start a child task, or watch the group."""
+
+    what: Literal["child", "watch"]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """End."""
+
+    how: Literal["stop", "time out", "reply", "bad return", "bad event", "child"]
+
+
+Messages: TypeAlias = Say | Work | Later | Cancel | Next | Put | Rest | Mix | Finish
+
+
+class ChildCrash(Exception):
+    """What a child task dies of."""
+
+
+async def crash_after(seconds: float) -> None:
+    await trio.sleep(seconds)
+    raise ChildCrash
+
+
+class Common(LoopHandler[Messages | Joined | Left]):
+    """What both kinds of handler do alike; timeouts meet on the kit's grid."""
+
+    idle_timeout = 1.0
+    mailbox_size = 2
+    send_timeout = 1.5
+    terminate_timeout = 0.5
+
+    def init(self, request: Any) -> Any:
+        if len(self.hub.members("room")) >= ROOM:
+            return Reply(503)
+        self.puts = 0
+        self.join("room")
+        self.register(self.ref)
+        return None
+
+    def say(self, text: str) -> Any:
+        raise NotImplementedError
+
+    def info(self, message: Messages | Joined | Left) -> Any:
+        match message:
+            case Say(text):
+                return self.say(text)
+            case Work(seconds):
+                return self.work(seconds)
+            case Later(seconds, text, key):
+                return SendAfter(seconds, Say(text), key)
+            case Cancel(key):
+                return CancelTimer(key)
+            case Next(first, second):
+                return [*self.say("next"), Then(Say(first)), Then(Say(second))]
+            case Put(text):
+                self.puts += 1
+                return Postpone() if self.puts % 3 else self.say(text)
+            case Rest("hibernate", idle_timeout):
+                return Hibernate(idle_timeout=idle_timeout)
+            case Rest(_, idle_timeout):
+                return Continue(idle_timeout=idle_timeout)
+            case Mix("child"):
+                self.nursery.start_soon(trio.sleep, 0.25)
+            case Mix(_):
+                self.watch("room")
+            case Finish(how):
+                return self.finish(how)
+            case _:
+                return self.say(type(message).__name__)
+        return None
+
+    def finish(self, how: str) -> Any:
+        match how:
+            case "stop":
+                return [*self.say("bye"), Stop()]
+            case "time out":
+                return Stop(TimedOut())
+            case "bad return":
+                return [*self.say("bad"), "no command"]
+            case "child":
+                self.nursery.start_soon(crash_after, 0.125)
+        return None
+
+    async def work(self, seconds: float) -> Any:
+        await trio.sleep(seconds)
+        return self.say("worked")
+
+
+class Stream(EventStreamHandler[Messages | Joined | Left], Common):
+    """An event stream."""
+
+    idle_timeout = 1.0
+    keepalive = 0.75
+
+    def say(self, text: str) -> Any:
+        return [ServerSentEvent(text)]
+
+    def notify(self, message: Any) -> Any:
+        return [ServerSentEvent("noticed"), *(self.info(message) if type(message) is Say else ())]
+
+    def finish(self, how: str) -> Any:
+        if how == "bad event":
+            return [ServerSentEvent("good"), ServerSentEvent("bad \udfff")]
+        return super().finish(how)
+
+    async def terminate(self, reason: Any) -> None:
+        await trio.sleep(0.125)
+
+
+class SlowEnd(Stream):
+    """Its ``terminate`` takes longer than it may."""
+
+    async def terminate(self, reason: Any) -> None:
+        await trio.sleep(3)
+
+
+class Poll(Common):
+    """A long poll: the first thing that it says is the answer, or the start of one."""
+
+    started = False
+
+    def say(self, text: str) -> Any:
+        start = [] if self.started else [StartResponse(200)]
+        self.started = True
+        return [*start, Chunk(text)]
+
+    def finish(self, how: str) -> Any:
+        if how == "reply":
+            return Reply(200, "bye")  # a bad return when the response has started
+        return super().finish(how)
+
+
+class PolicyMachine(HandlerMachine):
+    """A machine with a policy for full mailboxes."""
+
+    overflow: ClassVar[Any] = Overflow.STOP
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.options = {"overflow": cls.overflow}
+
+
+class StreamMachine(PolicyMachine):
+    handler = Stream
+
+
+class PollMachine(PolicyMachine):
+    handler = Poll
+    overflow = Overflow.DROP_NEWEST
+
+
+class BlockMachine(PolicyMachine):
+    handler = Stream
+    overflow = Overflow.BLOCK
+
+
+class OldestMachine(PolicyMachine):
+    handler = Stream
+    overflow = Overflow.DROP_OLDEST
+
+
+class LatestMachine(PolicyMachine):
+    handler = Stream
+    overflow = KeepLatest(lambda message: None if type(message) is Put else type(message).__name__)
+
+
+class SlowEndMachine(PolicyMachine):
+    handler = SlowEnd
+
+
+class StockMachine(PolicyMachine):
+    """Under a server that does not tell of its shutdown: it only cancels."""
+
+    handler = Stream
+    notice = False
+
+
+class HeadMachine(PolicyMachine):
+    handler = Poll
+    method = "HEAD"
+
+
+MACHINES: tuple[type[HandlerMachine], ...] = (
+    StreamMachine,
+    PollMachine,
+    BlockMachine,
+    OldestMachine,
+    LatestMachine,
+    SlowEndMachine,
+    StockMachine,
+    HeadMachine,
+)
+
+
+class Together(HandlerMachine):
+    """The machines taken together, for what they have reached."""
+
+    @classmethod
+    def collect(cls) -> Counter[Reached]:
+        cls.reached = sum((machine.reached for machine in MACHINES), Counter())
+        return cls.reached
