@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -42,7 +41,7 @@ from trioloop import (
     Stopped,
     TimedOut,
 )
-from trioloop.testing import Simulation
+from trioloop.testing import FakeClients, Simulation
 
 INIT, WAITING, CALLBACK, SENDING, TERMINATING = PHASES = (
     "before the start",
@@ -133,12 +132,29 @@ def slowly(act: Act) -> Act:
     return callback
 
 
+def commands_of(outcome: Any) -> list[Any]:
+    """What a ``def`` callback returned, as a list."""
+    if outcome is None:
+        return []
+    return outcome if isinstance(outcome, list) else [outcome]
+
+
 def start_child(handler: Any) -> None:
-    async def child() -> None:
+    async def crash_later() -> None:
         await trio.sleep(1)
         crash(handler)
 
-    handler.nursery.start_soon(child)
+    handler.nursery.start_soon(crash_later)
+
+
+class Application(App):
+    """Serves one handler, which is made beforehand."""
+
+    handler: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.route("/", lambda: self.handler)
 
 
 # -- both faces as one ----------------------------------------------------------------------------
@@ -154,21 +170,23 @@ class Face:
 
     Args:
         client: a `Simulation` or a `FakeClient` of ``app``.
-        app: made by `make_app`.
+        app: an `Application`.
         kind: the handler's class.
+        method: of the request.
     """
 
-    def __init__(self, client: Any, app: Any, kind: type) -> None:
+    def __init__(self, client: Any, app: Application, kind: type[Any], method: str) -> None:
         self.client = client
         self.kind = kind
+        self.method = method
         self.started = False  # the client has seen the head before the end began
         self._app = app
 
-    async def open(self, init: Act | None = None, method: str = "POST") -> None:
-        """The client asks, and may send a body later."""
+    async def open(self, init: Act | None = None) -> None:
+        """The client asks; a body of a POST is sent later."""
         self.handler = self._app.handler = self.kind(init)
-        body = None if method == "POST" else b""
-        self.exchange = await awaited(self.client.request(method, "/", body=body))
+        body = None if self.method == "POST" else b""
+        self.exchange = await awaited(self.client.request(self.method, "/", body=body))
 
     async def tell(self, *acts: Act) -> None:
         """Messages reach the handler at once."""
@@ -188,7 +206,8 @@ class Face:
     async def shut_down(self) -> None:
         await awaited(self.client.shut_down(3))
 
-    async def client_does(self, verb: str, *args: Any) -> None:
+    async def do(self, verb: str, *args: Any) -> None:
+        """The client does something."""
         await awaited(getattr(self.exchange, verb)(*args))
 
     async def reach(self, phase: str, act: Act = nothing) -> None:
@@ -202,9 +221,8 @@ class Face:
         elif phase == SENDING:
             if self.kind is Poll:
                 await self.tell(returns(StartResponse(), Chunk("begin")))
-            await self.client_does("stall")
-            more = act(self.handler) or []
-            await self.tell(lambda handler: [handler.say, *more])
+            await self.do("stall")
+            await self.tell(lambda handler: [handler.say, *commands_of(act(handler))])
         elif phase == TERMINATING:
             self.handler.last = slowly(act)
             await self.tell(returns(Stop()))
@@ -220,29 +238,18 @@ class Face:
         if phase == WAITING:
             await self.tell(act)
         elif phase == SENDING:
-            await self.client_does("resume")
+            await self.do("resume")
         else:
             await self.advance(1)
-
-
-class Application(App):
-    """Serves one handler, which is made beforehand."""
-
-    handler: Any
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.route("/", lambda: self.handler)
 
 
 # -- scripts --------------------------------------------------------------------------------------
 
 Script: TypeAlias = Callable[[Face], Awaitable[None]]
-Event: TypeAlias = Callable[[Face], Awaitable[None]]
 
 
 def callback(phase: str, act: Act) -> Script:
-    """A callback ends it: by what it returns or raises."""
+    """A callback ends it, by what it returns or raises."""
 
     async def script(face: Face) -> None:
         await face.reach(phase, act)
@@ -251,7 +258,7 @@ def callback(phase: str, act: Act) -> Script:
     return script
 
 
-def event(phase: str, happen: Event, *, then: bool = True) -> Script:
+def event(phase: str, happen: Script, *, then: bool = True) -> Script:
     """Something from outside ends it; ``then`` what was under way goes on."""
 
     async def script(face: Face) -> None:
@@ -263,38 +270,34 @@ def event(phase: str, happen: Event, *, then: bool = True) -> Script:
     return script
 
 
+def callbacks(act: Act) -> dict[Any, Script | str]:
+    """A callback ends it, in any phase; at the end it is ``terminate``, which ends nothing."""
+    return {phase: callback(phase, act) for phase in PHASES}
+
+
+def events(happen: Script, *, then: bool = True) -> dict[Any, Script | str]:
+    """Something from outside ends it, in any phase; at the end it changes nothing."""
+    return {phase: event(phase, happen, then=then or phase == TERMINATING) for phase in PHASES}
+
+
 async def overfill(face: Face) -> None:
     await face.tell(nothing, nothing, nothing)
 
 
 async def send_too_much(face: Face) -> None:
-    await face.client_does("send", "x" * 21)
+    await face.do("send", "x" * 21)
 
 
-async def stop(face: Face) -> None:
-    await face.stop()
-
-
-async def shut_down(face: Face) -> None:
-    await face.shut_down()
-
-
-def leave(how: str) -> Event:
-    return lambda face: face.client_does("disconnect", how)
+def leave(how: str) -> Script:
+    return lambda face: face.do("disconnect", how)
 
 
 async def reply_to_a_stalled_reader(face: Face) -> None:
     await face.open(slowly(returns(Reply(200, "text"))))
-    await face.client_does("stall")
+    await face.do("stall")
     await face.advance(1)
     face.must_be(SENDING)
-    await face.client_does("resume")
-
-
-async def head(face: Face) -> None:
-    await face.open(slowly(nothing), "HEAD")
-    face.must_be(INIT)
-    await face.advance(1)
+    await face.do("resume")
 
 
 async def stay_idle(face: Face) -> None:
@@ -314,36 +317,18 @@ async def stay_idle_while_sending(face: Face) -> None:
     await face.reach(SENDING)
     await face.advance(5)
     face.must_be(SENDING)
-    await face.client_does("resume")
+    await face.do("resume")
 
 
-def let_child_crash(phase: str) -> Script:
-    async def script(face: Face) -> None:
-        await face.reach(phase, start_child) if phase == INIT else await face.open()
-        await face.go_on(INIT) if phase == INIT else await face.tell(start_child)
-        if phase in (CALLBACK, SENDING):
-            face.exchange = face.exchange
-        await face.advance(1)
-
-    return script
-
-
-async def child_crashes_while_waiting(face: Face) -> None:
-    await face.open()
-    await face.tell(start_child)
-    face.must_be(WAITING)
-    await face.advance(1)
-
-
-async def child_crashes_while_sending(face: Face) -> None:
-    await face.reach(SENDING, start_child)
-    await face.advance(1)
-    face.must_be(SENDING)
-    await face.client_does("resume")
+async def stay_idle_while_terminating(face: Face) -> None:
+    await face.reach(TERMINATING, lambda handler: trio.sleep(3.5))
+    await face.advance(4)
+    face.must_be(TERMINATING)
+    await face.advance(0.5)
 
 
 def stay_silent(phase: str) -> Script:
-    """The client is silent while the body is read."""
+    """The client is silent while a callback reads the body."""
 
     async def script(face: Face) -> None:
         await face.reach(phase, read_body)
@@ -352,6 +337,32 @@ def stay_silent(phase: str) -> Script:
         await face.advance(2)
 
     return script
+
+
+def child_crashes(phase: str) -> Script:
+    """A child task ends it."""
+
+    async def script(face: Face) -> None:
+        if phase == INIT:
+            await face.open(lambda handler: start_child(handler) or slowly(slowly(nothing))(handler))
+        else:
+            await face.reach(phase, start_child if phase == SENDING else slowly(nothing))
+        if phase in (WAITING, CALLBACK):
+            await face.tell(start_child)
+        await face.advance(1)
+        if phase in (INIT, SENDING):
+            face.must_be(phase)
+            await face.go_on(phase)
+
+    return script
+
+
+async def child_crashes_in_a_callback(face: Face) -> None:
+    await face.open()
+    await face.tell(lambda handler: start_child(handler) or slowly(slowly(nothing))(handler))
+    await face.advance(1)
+    face.must_be(CALLBACK)
+    await face.advance(1)
 
 
 async def read_nothing(face: Face) -> None:
@@ -363,14 +374,13 @@ async def vanish(face: Face) -> None:
     await face.open()
     if face.kind is Poll:
         await face.tell(returns(StartResponse(), Chunk("begin")))
-    await face.client_does("disconnect", "vanish")
+    await face.do("disconnect", "vanish")
     await face.tell(returns(*[face.kind.say] * 1000))
     face.must_be(SENDING)
     await face.advance(8)
 
 
 async def come_while_draining(face: Face) -> None:
-    """Another client keeps the server busy, and this one's ``init`` is never entered."""
     face.client.hub.shut_down()
     await face.open()
 
@@ -378,8 +388,13 @@ async def come_while_draining(face: Face) -> None:
 # -- the table ------------------------------------------------------------------------------------
 
 
-class Seen(NamedTuple):
-    """What the client sees (5.3 of the design): of a response that has not started, and of an open one."""
+class Column(NamedTuple):
+    """What the client sees of it.
+
+    Args:
+        status: of a response that has not started; `None` when there is none.
+        open: how an open response ends: ``"clean"``, ``"cut"`` or, when nobody is told, ``""``.
+    """
 
     status: int | None
     open: str
@@ -390,31 +405,290 @@ class Row:
     """One cause of an ending.
 
     Args:
-        reason: what ``terminate`` hears; a type where the value has an error in it.
-        seen: by the client.
-        scripts: for each phase a script, or why there can be none; for a pair of a phase and a
-            transport too.
+        reason: what ``terminate`` hears; a type and the type of its error, where there is one.
+        sees: what the client sees.
+        scripts: for each phase, or each phase and transport, a script or why there can be none.
+        method: of the request; a POST's body is sent by the script.
         notice: whether the server tells of its shutdown.
     """
 
     reason: Any
-    seen: Seen
-    scripts: dict[Any, Script | str]
+    sees: Column
+    scripts: Mapping[Any, Script | str]
+    method: str = "GET"
     notice: bool = True
-    heard: bool = True  # init was entered
-
-    @property
-    def name(self) -> str:
-        """The reason as it is written."""
-        return self.reason.__name__ if isinstance(self.reason, type) else repr(self.reason)
 
     def cell(self, phase: str, transport: str) -> Script | str:
         """A script, or why there can be none."""
         own = self.scripts.get((phase, transport))
         return self.scripts[phase] if own is None else own
 
-    def matches(self, reason: object) -> bool:
-        """Whether this is the reason."""
-        if isinstance(self.reason, type):
-            return type(reason) is self.reason
-        return reason == self.reason
+    @property
+    def reason_type(self) -> type:
+        return self.reason[0] if isinstance(self.reason, tuple) else type(self.reason)
+
+
+ONLY_INIT = "only init completes"
+OVER = "the response is over, and terminate writes nothing"
+NOT_YET = "the idle time begins when init has returned"
+NO_READER = "the time runs only while a callback reads the body, and none does"
+NO_CALLBACK = "no callback runs while a write waits"
+NO_WRITE = "nothing is being written"
+NO_CHILD = "child tasks are finished when terminate starts"
+MADE = "a long poll's data is encoded when the command is made: a crash"
+OPEN = "the response has started"
+LIVES = "it started before the hub went down"
+
+QUIET = Column(204, "clean")
+REFUSED = Column(503, "cut")
+DOWN = Column(503, "clean")
+GONE = Column(None, "")
+
+ROWS: Final[Mapping[str, Row]] = {
+    "init replies": Row(
+        Completed(),
+        Column(200, "clean"),
+        {
+            INIT: callback(INIT, returns(Reply(200, "text"))),
+            **dict.fromkeys((WAITING, CALLBACK), ONLY_INIT),
+            SENDING: reply_to_a_stalled_reader,
+            TERMINATING: callback(TERMINATING, returns(Reply(200, "text"))),
+        },
+    ),
+    "HEAD": Row(
+        Completed(),
+        Column(200, "clean"),
+        {
+            INIT: callback(INIT, nothing),
+            **dict.fromkeys((WAITING, CALLBACK), ONLY_INIT),
+            SENDING: "a head waits for nothing but the reader, as after a reply",
+            TERMINATING: OVER,
+        },
+        method="HEAD",
+    ),
+    "Stop": Row(Stopped(), QUIET, callbacks(returns(Stop()))),
+    "a callback replies": Row(
+        Stopped(),
+        Column(200, "clean"),
+        {
+            INIT: "that completes",
+            WAITING: callback(WAITING, returns(Reply(200, "text"))),
+            CALLBACK: callback(CALLBACK, returns(Reply(200, "text"))),
+            SENDING: OPEN,
+            TERMINATING: callback(TERMINATING, returns(Reply(200, "text"))),
+            (WAITING, "event stream"): OPEN,
+            (CALLBACK, "event stream"): OPEN,
+        },
+    ),
+    "no message comes": Row(
+        TimedOut(),
+        QUIET,
+        {
+            INIT: NOT_YET,
+            WAITING: stay_idle,
+            CALLBACK: stay_idle_slowly,
+            SENDING: stay_idle_while_sending,
+            TERMINATING: stay_idle_while_terminating,
+        },
+    ),
+    "Stop(TimedOut())": Row(TimedOut(), QUIET, callbacks(returns(Stop(TimedOut())))),
+    "the client is silent": Row(
+        TimedOut("client"),
+        Column(408, "clean"),
+        {
+            INIT: stay_silent(INIT),
+            WAITING: NO_READER,
+            CALLBACK: stay_silent(CALLBACK),
+            SENDING: NO_READER,
+            TERMINATING: stay_silent(TERMINATING),
+        },
+        method="POST",
+    ),
+    "Stop(TimedOut('client'))": Row(
+        TimedOut("client"), Column(408, "clean"), callbacks(returns(Stop(TimedOut("client"))))
+    ),
+    "a callback raises": Row(
+        (Crashed, ArithmeticError),
+        Column(500, "cut"),
+        {**callbacks(crash), SENDING: NO_CALLBACK},
+    ),
+    "a child task raises": Row(
+        (Crashed, ArithmeticError),
+        Column(500, "cut"),
+        {
+            INIT: child_crashes(INIT),
+            WAITING: child_crashes(WAITING),
+            CALLBACK: child_crashes_in_a_callback,
+            SENDING: child_crashes(SENDING),
+            TERMINATING: NO_CHILD,
+        },
+    ),
+    "the mailbox is full": Row(Overflowed("mailbox", 2), REFUSED, events(overfill)),
+    "the body is too large": Row(
+        Overflowed("body", 20), Column(413, "cut"), events(send_too_much), method="POST"
+    ),
+    "the client closes": Row(Disconnected(), GONE, events(leave("clean"), then=False)),
+    "the client resets": Row(Disconnected(), GONE, events(leave("abrupt"), then=False)),
+    "the client closes half": Row(
+        Disconnected(), Column(None, "cut"), events(leave("half"), then=False)
+    ),
+    "an event cannot be encoded": Row(
+        (Failed, ValueError),
+        Column(None, "cut"),
+        {
+            **callbacks(send_the_unsendable),
+            **{(phase, "long poll"): MADE for phase in (INIT, WAITING, CALLBACK, SENDING)},
+        },
+    ),
+    "the client reads nothing": Row(
+        (Failed, SendTimedOut),
+        Column(None, "cut"),
+        {**dict.fromkeys(PHASES, NO_WRITE), SENDING: read_nothing},
+    ),
+    "the client vanishes": Row(
+        (Failed, SendTimedOut),
+        GONE,
+        {**dict.fromkeys(PHASES, NO_WRITE), SENDING: vanish},
+    ),
+    "an operator stops it": Row(ShutDown(), DOWN, events(Face.stop)),
+    "the server goes down": Row(ShutDown(), DOWN, events(Face.shut_down, then=False)),
+    "the server cancels": Row(
+        ShutDown(), DOWN, events(Face.shut_down, then=False), notice=False
+    ),
+    "it comes while the hub drains": Row(
+        ShutDown(),
+        DOWN,
+        {**dict.fromkeys(PHASES, LIVES), INIT: come_while_draining},
+    ),
+}
+
+
+class Cell(NamedTuple):
+    """One cause in one phase of one transport."""
+
+    cause: str
+    phase: str
+    transport: str
+
+    @property
+    def row(self) -> Row:
+        return ROWS[self.cause]
+
+    @property
+    def content(self) -> Script | str:
+        """A script, or why there can be none."""
+        return self.row.cell(self.phase, self.transport)
+
+    @property
+    def expected(self) -> Any:
+        """What ends the handler: what comes while it terminates changes nothing."""
+        return Stopped() if self.phase == TERMINATING else self.row.reason
+
+
+CELLS: Final = [
+    Cell(cause, phase, transport)
+    for cause in ROWS
+    for phase in PHASES
+    for transport in TRANSPORTS
+]
+PLAYED: Final = [cell for cell in CELLS if not isinstance(cell.content, str)]
+
+
+# -- playing --------------------------------------------------------------------------------------
+
+
+def run_now(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a script that never waits, since a simulation's verbs do not."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("a verb of the simulation waits")
+
+
+def play(cell: Cell) -> Face:
+    """Play a cell in a simulation that checks the laws."""
+    app = Application()
+    with Simulation(app, laws=True, notice=cell.row.notice) as simulation:
+        face = Face(simulation, app, TRANSPORTS[cell.transport], cell.row.method)
+        run_now(run_cell(cell, face))
+    return face
+
+
+async def play_async(cell: Cell, fake_client: FakeClients) -> Face:
+    """Play a cell with the asynchronous client."""
+    app = Application()
+    async with fake_client(app, notice=cell.row.notice) as client:
+        face = Face(client, app, TRANSPORTS[cell.transport], cell.row.method)
+        await run_cell(cell, face)
+    return face
+
+
+async def run_cell(cell: Cell, face: Face) -> None:
+    """Play the script of a cell, and check how it ends."""
+    script = cell.content
+    assert not isinstance(script, str)
+    await script(face)
+    reason = face.exchange.reason
+    expected = cell.expected
+    if isinstance(expected, tuple):
+        kind, error = expected
+        assert type(reason) is kind, reason
+        assert type(reason.error) is error, reason
+    else:
+        assert reason == expected
+    never_entered = script is come_while_draining
+    assert face.handler.heard == ([] if never_entered else [reason])
+    if face.exchange.reads_everything or face.exchange.has_left:
+        check_what_is_seen(cell, face)
+
+
+def check_what_is_seen(cell: Cell, face: Face) -> None:
+    """Compare with the table of the design."""
+    exchange = face.exchange
+    how = "clean" if exchange.complete else "cut" if exchange.aborted else ""
+    sees = QUIET if cell.phase == TERMINATING else cell.row.sees
+    if sees.status == 503 and sees.open == "clean" and face.kind is Stream:
+        sees = Column(200, "clean")  # an event stream says goodbye in its own way
+    if face.started:
+        assert how == sees.open
+    else:
+        assert exchange.status == sees.status
+        assert sees.status is None or how == "clean"
+
+
+# -- the matrix -----------------------------------------------------------------------------------
+
+
+def matrix() -> Iterator[str]:
+    """Lines: reason × phase × transport, then why some cells are empty."""
+    widths = [max(map(len, ROWS)), 12, *(len(phase) for phase in PHASES)]
+    notes: dict[str, int] = {}
+    for transport in TRANSPORTS:
+        yield f"{transport.upper()}"
+        yield _line(["cause", "reason", *PHASES], widths)
+        for cause, row in ROWS.items():
+            marks = [_mark(Cell(cause, phase, transport), notes) for phase in PHASES]
+            yield _line([cause, row.reason_type.__name__, *marks], widths)
+        yield ""
+    yield "✓ ends it, in both faces and by the laws   = happens, and changes nothing any more"
+    yield from (f"–{number} {why}" for why, number in notes.items())
+
+
+def _mark(cell: Cell, notes: dict[str, int]) -> str:
+    if isinstance(cell.content, str):
+        return f"–{notes.setdefault(cell.content, len(notes) + 1)}"
+    play(cell)
+    clients = FakeClients()
+    trio.run(play_async, cell, clients, clock=clients)
+    return "=" if cell.phase == TERMINATING else "✓"
+
+
+def _line(fields: list[str], widths: list[int]) -> str:
+    return "  ".join(text.ljust(width) for text, width in zip(fields, widths, strict=True)).rstrip()
+
+
+if __name__ == "__main__":
+    logging.disable()
+    for line in matrix():
+        print(line)  # noqa: T201 - a program

@@ -573,37 +573,51 @@ def _moves(*, stalls: bool) -> list[Step]:
     return found
 
 
-def scenarios(*, stalls: bool = True) -> st.SearchStrategy[Scenario]:
+def _opens(*, stalls: bool) -> st.SearchStrategy[Open]:
+    """Requests to handlers, most of them plain ones."""
+    messages = _verbs(70_000 if stalls else 5000)
+    return st.builds(
+        Open,
+        st.sampled_from((*("poll", "events") * 5, "nowhere")),
+        st.sampled_from((*("GET", "POST") * 4, "HEAD", "PUT")),
+        st.sampled_from((*(None,) * len(messages), *messages)),
+        st.sampled_from((*(0, "in pieces") * 3, 20, 60)),
+    )
+
+
+def _plain_opens(*, stalls: bool) -> st.SearchStrategy[Open]:
+    """Requests to applications that are no handlers."""
+    words = [word for word in _WORDS if word != "body:70000" or stalls]
+    return st.builds(
+        Open,
+        st.just("plain"),
+        st.sampled_from(("GET", "POST", "HEAD")),
+        st.lists(st.sampled_from(words), min_size=1, max_size=7).map(",".join),
+        st.sampled_from((*(0, "in pieces") * 3, 20, 60)),
+    )
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, *, stalls: bool = True) -> Scenario:
     """Scenarios of all kinds.
 
     Args:
+        draw: Hypothesis gives it.
         stalls: whether clients stop reading and handlers write more than the kernel buffers.
     """
-    largest = 70_000 if stalls else 5000
-    message = st.sampled_from(_verbs(largest))
-    words = [word for word in _WORDS if word != f"body:{70_000}" or stalls]
-    script = st.lists(st.sampled_from(words), min_size=1, max_size=7).map(",".join)
-    body = st.sampled_from((0, "in pieces", 20, 60))
-    handler = st.builds(
-        Open,
-        st.sampled_from(("poll", "events", "poll", "events", "nowhere")),
-        st.sampled_from(("GET", "POST", "GET", "POST", "HEAD", "PUT")),
-        st.none() | message,
-        body,
-    )
-    plain = st.builds(
-        Open, st.just("plain"), st.sampled_from(("GET", "POST", "HEAD")), script, body
-    )
-    tell = st.builds(
-        Tell, st.sampled_from((0, 1)), st.lists(message, min_size=1, max_size=5).map(tuple)
-    )
-    move = st.sampled_from(_moves(stalls=stalls))
-    middle = st.lists(
-        st.one_of(tell, move, tell, move, tell, move, move, handler, plain),
-        min_size=1,
-        max_size=9,
-    )
-    end = st.sampled_from(((), (ShutDown(4),), (ShutDown(8),), (ShutDown(24),)))
-    return st.tuples(handler | handler | plain, middle, end).map(
-        lambda parts: (parts[0], *parts[1], *parts[2])
-    )
+    message = st.sampled_from(_verbs(70_000 if stalls else 5000))
+    strategies: dict[str, st.SearchStrategy[Any]] = {
+        "move": st.sampled_from(_moves(stalls=stalls)),
+        "tell": st.builds(
+            Tell, st.sampled_from((0, 0, 1)), st.lists(message, min_size=1, max_size=4).map(tuple)
+        ),
+        "open": _opens(stalls=stalls),
+        "plain": _plain_opens(stalls=stalls),
+    }
+    first = draw(st.sampled_from(("open",) * 5 + ("plain",)))
+    rest = st.sampled_from(("move", "tell") * 4 + ("open", "plain"))
+    chosen = [first, *draw(st.lists(rest, min_size=4, max_size=10))]
+    steps: list[Step] = [draw(strategies[name]) for name in chosen]
+    if grace := draw(st.sampled_from((0, 0, 4, 24))):
+        steps.append(ShutDown(grace))
+    return tuple(steps)

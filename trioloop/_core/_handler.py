@@ -11,7 +11,7 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 from typing_extensions import TypeVar
 
@@ -67,10 +67,11 @@ class Handler(Generic[MessageT]):
         By default a message that is a command is carried out, and any other is refused with a
         `TypeError`, which ends the handler with ``Crashed``.
         """
-        value: Any = message
-        items: Sequence[Any] = value if isinstance(value, (list, tuple)) and value else [value]
+        value: object = message
+        several = isinstance(value, (list, tuple)) and value
+        items = cast("Sequence[object]", message) if several else [message]
         if all(isinstance(item, self.command_types) for item in items):
-            return value
+            return message
         name = type(self).__name__
         raise TypeError(f"{name} got the message {message!r} but defines no info(); write one")
 

@@ -12,8 +12,8 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, cast
 
 import trio
 
@@ -68,10 +68,11 @@ async def take_turns(m: Machine) -> bool:
                 continue
             message = m.next_message()
             if message is NOTHING:
-                now = m.note_silence()
                 if m.output.pending:
-                    await m.flush(now)
+                    await m.flush(m.note_silence())
                     continue
+                if m.called:
+                    m.note_silence()
                 if m.hibernating and not m.has_child_tasks():
                     return False
                 message = await wait_for_message(m)
@@ -159,9 +160,9 @@ async def last_call(m: Machine, callback: str, function: Callable[..., Any], *ar
     limit = m.handler.terminate_timeout
     with trio.CancelScope(shield=True, deadline=trio.current_time() + limit) as scope:
         try:
-            outcome = function(*args)
+            outcome: object = function(*args)
             if hasattr(type(outcome), "__await__"):
-                await outcome
+                await cast("Awaitable[object]", outcome)
         except Exception as error:
             m.report_crash(error, callback)
     if scope.cancelled_caught:

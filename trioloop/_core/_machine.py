@@ -14,7 +14,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -331,7 +331,7 @@ class Machine:
     ) -> Awaitable[Any] | None:
         """Call back. What a ``def`` returned is carried out, what is to be awaited is returned."""
         try:
-            outcome = function(*args)
+            outcome: object = function(*args)
         except Exception as error:
             self.crash(error, callback)
             return None
@@ -339,8 +339,7 @@ class Machine:
             return None
         if hasattr(type(outcome), "__await__"):
             self.callback = callback
-            awaitable: Awaitable[Any] = outcome
-            return awaitable
+            return cast("Awaitable[Any]", outcome)
         self.carry_out(callback, outcome)
         return None
 
@@ -378,9 +377,10 @@ class Machine:
         if self.current is not NOTHING:
             self.put_first(self.current)
 
-    def carry_out(self, callback: CallbackName, outcome: Any) -> None:
+    def carry_out(self, callback: CallbackName, outcome: object) -> None:
         """Check a return value whole, then do what it says."""
-        commands: Sequence[object] = outcome if type(outcome) in (list, tuple) else (outcome,)
+        several = type(outcome) in (list, tuple)
+        commands = cast("Sequence[object]", outcome) if several else (outcome,)
         problem = self.output.check(callback, commands)
         if problem is not None:
             self.crash(BadReturn(callback, outcome, problem), callback)

@@ -31,7 +31,7 @@ def _encode(name: str, data: object) -> bytes:
     if isinstance(data, str):
         return data.encode()
     if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
+        return bytes(data)  # pyright: ignore[reportUnknownArgumentType] - of a memoryview's items
     raise TypeError(f"{name} must be str or bytes, not {data!r}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """A mapping, or pairs when a name occurs more than once."""

@@ -63,14 +63,13 @@ def find_problem(
     """
     last: Any = None
     for command in commands:
-        cls = type(command)
-        after = table[state].get(cls)
+        after = table[state].get(type(command))
         if after is None:
-            if cls is not Postpone or state is DONE or callback not in POSTPONING:
+            if type(command) is not Postpone or state is DONE or callback not in POSTPONING:
                 return _explain(table, state, command, last)
             if sum(type(one) is Postpone for one in commands) > 1:
                 return "Postpone() twice; a message can be put back once"
-        elif cls is Continue and command.receive is not None:
+        elif type(command) is Continue and command.receive is not None:
             return f"{command!r}: receive is for WebSockets; an HTTP client is always read"
         else:
             state = after

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from .._core._commands import check_seconds
 from .._core._handler import Handler
@@ -33,8 +33,7 @@ def _check_methods(name: str, value: object) -> None:
         raise TypeError(
             f'{name} must be None or a tuple of methods like ("GET", "POST"), not {value!r}'
         )
-    methods: Sequence[object] = value
-    for method in methods:
+    for method in cast("Sequence[object]", value):
         if (
             not isinstance(method, str)
             or not method.isascii()
@@ -85,7 +84,7 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
         )
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Handler)):
         raise TypeError(f"a handler class or a callable that returns a handler, not {factory!r}")
-    owner: Any = factory if isinstance(factory, type) else EventStreamHandler
+    owner = cast("Any", factory) if isinstance(factory, type) else EventStreamHandler
     for name in overrides:
         if not _is_option(owner, name):
             known = ", ".join(sorted(option for option in _CHECKS if hasattr(owner, option)))

@@ -10,7 +10,7 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -70,7 +70,7 @@ class FakeClients(VirtualClock):
     @asynccontextmanager
     async def _run(
         self, app: ASGIApp, seed: int, schedule: Policy, hub: Hub | None, *, notice: bool
-    ) -> AsyncIterator[FakeClient]:
+    ) -> AsyncGenerator[FakeClient]:
         if trio.lowlevel.current_clock() is not self:
             raise RuntimeError(
                 "this run has another clock: let pytest-trio run the test with the fake_client"
@@ -354,7 +354,7 @@ class FakeExchange(Exchange):
 
 
 @contextmanager
-def bare_errors() -> Iterator[None]:
+def bare_errors() -> Generator[None]:
     """Let a test's own error come out as it is, not wrapped by the nursery that it was in."""
     try:
         yield

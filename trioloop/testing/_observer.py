@@ -51,15 +51,16 @@ class Observed:
         self.handler: Any = machine.handler
         self.ref: HandlerRef[Any] = machine.ref
         self._journal = journal
-        self._own = frozenset(vars(self.handler)) | {"request", "last_event_id"}
+        self._attributes: dict[str, Any] = vars(self.handler)
+        self._own = frozenset(self._attributes) | {"request", "last_event_id"}
         self.crash_next: Exception | None = None
-        self.phase = "before the start"
+        self.phase: str = "before the start"
         self._inside = False  # a `def` callback runs
         self._nurseries: set[trio.Nursery] = set()
         observe_mailbox(machine.mailbox, machine, self.note)
         for callback in CALLBACKS:
             method = getattr(self.handler, callback)
-            vars(self.handler)[callback] = partial(self._call, callback, method)
+            self._attributes[callback] = partial(self._call, callback, method)
 
     def note(self, what: str, detail: Any = None) -> None:
         """Write down what the handler, or somebody with it, did."""
@@ -74,7 +75,7 @@ class Observed:
     def state(self) -> dict[str, Any]:
         """The attributes that the handler itself has set."""
         hidden = self._own | set(CALLBACKS)
-        return {name: value for name, value in vars(self.handler).items() if name not in hidden}
+        return {name: value for name, value in self._attributes.items() if name not in hidden}
 
     def _call(self, callback: str, method: Callable[..., Any], *args: Any) -> Any:
         if self._inside:
@@ -87,7 +88,7 @@ class Observed:
             self._nurseries.add(self.machine.nursery)
         try:
             self._crash_if_asked(callback)
-            outcome = method(*args)
+            outcome: object = method(*args)
         except BaseException as error:
             self.note(f"{callback} raised", error)
             raise
@@ -159,7 +160,8 @@ class _ObservedMailbox(Mailbox):
 
     __slots__ = ()
 
-    owner: _ObservedOwner  # set by `observe_mailbox`
+    # Set by `observe_mailbox`, and by nobody to anything else.
+    owner: _ObservedOwner  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def put_nowait(self, message: Any) -> bool:
         if self.overdue is not None and not self.closed:

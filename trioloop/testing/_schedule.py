@@ -12,21 +12,18 @@ Laws of this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, MutableSequence
+from collections.abc import Generator, Mapping, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import trio
 
-try:
-    from trio._core import _run as _trio_run
+_trio_run: Any = getattr(getattr(trio, "_core", None), "_run", None)
 
-    AVAILABLE: bool = hasattr(_trio_run, "_r") and hasattr(
-        _trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING"
-    )
-except ImportError:  # pragma: no cover - a Trio of the future
-    AVAILABLE = False
+AVAILABLE: bool = all(
+    hasattr(_trio_run, name) for name in ("_r", "_ALLOW_DETERMINISTIC_SCHEDULING")
+)
 
 Plan: TypeAlias = Mapping[int, tuple[int, ...]]
 """Batches that leave spawn order: from the number of the batch to the order of its tasks."""
@@ -124,15 +121,15 @@ _MISSING: Final = object()
 
 
 @contextmanager
-def scheduled_by(schedule: Schedule) -> Iterator[None]:
+def scheduled_by(schedule: Schedule) -> Generator[None]:
     """Let a schedule decide for every Trio run of this process in the meantime."""
     if not AVAILABLE:  # pragma: no cover - a Trio of the future
         yield
         return
-    names: Any = _trio_run
-    saved = names._r, names._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - the law of this file
-    names._r, names._ALLOW_DETERMINISTIC_SCHEDULING = schedule, True  # noqa: SLF001
+    run = _trio_run
+    saved = run._r, run._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - the law of this file
+    run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = schedule, True  # noqa: SLF001
     try:
         yield
     finally:
-        names._r, names._ALLOW_DETERMINISTIC_SCHEDULING = saved  # noqa: SLF001
+        run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = saved  # noqa: SLF001
