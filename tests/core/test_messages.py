@@ -423,7 +423,7 @@ async def test_send_to_oneself_with_room_is_fine(autojump_clock):
         if message == "x":
             assert await poll.ref.send("again")
 
-    poll = Poll(answer, overflow=Overflow.BLOCK)
+    poll: Poll = Poll(answer, overflow=Overflow.BLOCK)
     async with serve() as client:
         client.run(poll)
         await settle()

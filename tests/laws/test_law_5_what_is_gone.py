@@ -217,7 +217,7 @@ async def test_a_child_crash_during_an_async_callback_is_found_when_the_callback
         await trio.sleep(2)
         finished.append(trio.current_time())
 
-    poll = Poll(answer)
+    poll: Poll = Poll(answer)
     async with serve() as client:
         client.run(poll)
         await settle()
@@ -294,7 +294,7 @@ async def test_a_callback_that_cancels_the_nursery_runs_on_and_can_start_childre
             return
         poll.nursery.start_soon(child)
 
-    poll = Poll(answer)
+    poll: Poll = Poll(answer)
     async with serve() as client:
         client.run(poll)
         await settle()

@@ -31,6 +31,11 @@ RULES: Final = {
         " equal; UnexpectedMessage is the fake's name for Hypercorn's UnexpectedMessageError and h11's"
         " LocalProtocolError, whose texts name the state in other words."
     ),
+    "ties with the server's clock": (
+        "when the server's grace, or the second for a farewell after it, ends at the very instant at"
+        " which a callback does, either may come first: Trio decides by lot, here and there. So"
+        " shutdowns are placed between the instants at which anything else happens."
+    ),
     "stalls over TCP": (
         "the kernel's buffers, megabytes with auto-tuning, hide a slow reader, so scenarios in"
         " which somebody stops reading are played in memory only (`scenarios(stalls=False)`)."

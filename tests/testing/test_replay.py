@@ -356,8 +356,10 @@ def test_a_difference_is_told_at_its_place():
         " is t=0.0 handler 1 init returned"
     )
     last = len(again.journal)
-    assert again.difference([*sim.journal][:-1]).startswith(f"entry {last - 1}: was nothing more")
-    assert again.difference([*sim.journal, other[0]]).endswith(", is nothing more")
+    assert str(again.difference([*sim.journal][:-1])).startswith(
+        f"entry {last - 1}: was nothing more"
+    )
+    assert str(again.difference([*sim.journal, other[0]])).endswith(", is nothing more")
 
 
 def test_addresses_are_no_difference():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Any
 
 import pytest
 import trio
@@ -38,7 +39,7 @@ class Scene:
     def __init__(self, client, kind, started, options):
         self.in_init = kind is Stream and not started
         self._told = trio.Event()
-        self._act = None
+        self._act: Any = None
         if self.in_init:
             init = self._wait_in_init
         else:

@@ -90,7 +90,7 @@ async def outcome_of(kind, callback, state, outcome):
 async def test_a_command_is_carried_out_where_the_table_has_it_and_a_bad_return_elsewhere(
     autojump_clock, place, name
 ):
-    reasons, _, _ = await outcome_of(*place, COMMANDS[name])
+    reasons, _, _ = await outcome_of(*place, outcome=COMMANDS[name])
     if name in LEGAL[place]:
         assert not any(isinstance(reason, Crashed) for reason in reasons)
     else:
@@ -110,7 +110,7 @@ async def test_a_command_is_carried_out_where_the_table_has_it_and_a_bad_return_
 async def test_nothing_may_follow_what_ends_the_handler(autojump_clock, place, end):
     if end not in LEGAL[place]:
         end = "Stop"
-    [reason], _, _ = await outcome_of(*place, [COMMANDS[end], Continue()])
+    [reason], _, _ = await outcome_of(*place, outcome=[COMMANDS[end], Continue()])
     assert isinstance(reason, Crashed)
     assert f"nothing may follow {end}" in str(reason.error)
 

@@ -16,7 +16,7 @@ async def test_a_body_of_100_000_bytes_is_read_inside_info(autojump_clock):
     async def answer(message):
         return Reply(200, str(len(await poll.request.body())))
 
-    poll = Poll(answer)
+    poll: Poll = Poll(answer)
     async with serve() as client:
         exchange = client.run(poll, "POST", body=b"x" * 1000, more=True)
         for number in range(99):
@@ -74,7 +74,7 @@ async def test_a_body_that_came_long_before_is_there_when_it_is_read(autojump_cl
     async def answer(message):
         return Reply(200, await poll.request.body())
 
-    poll = Poll(answer)
+    poll: Poll = Poll(answer)
     async with serve() as client:
         exchange = client.run(poll, "POST", body=b"early")
         await trio.sleep(30)
@@ -239,7 +239,7 @@ async def test_continue_changes_the_receive_timeout(autojump_clock):
     async def answer(message):
         return Reply(200, await poll.request.body())
 
-    poll = Poll(answer, init=lambda request: Continue(receive_timeout=2.0))
+    poll: Poll = Poll(answer, init=lambda request: Continue(receive_timeout=2.0))
     async with serve() as client:
         exchange = client.run(poll, "POST", body=b"begin", more=True)
         await settle()

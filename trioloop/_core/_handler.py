@@ -68,9 +68,8 @@ class Handler(Generic[MessageT]):
         `TypeError`, which ends the handler with ``Crashed``.
         """
         value: object = message
-        several = isinstance(value, (list, tuple)) and value
-        items = cast("Sequence[object]", message) if several else [message]
-        if all(isinstance(item, self.command_types) for item in items):
+        items = cast("Sequence[object]", value) if isinstance(value, (list, tuple)) else ()
+        if all(isinstance(item, self.command_types) for item in items or [value]):
             return message
         name = type(self).__name__
         raise TypeError(f"{name} got the message {message!r} but defines no info(); write one")

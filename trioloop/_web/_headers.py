@@ -29,9 +29,7 @@ def raw_headers(headers: Headers | None) -> RawHeaders:
     """
     if headers is None:
         return []
-    pairs: Iterable[tuple[object, object]] = (
-        headers.items() if isinstance(headers, Mapping) else headers
-    )
+    pairs = cast("Mapping[str, str]", headers).items() if isinstance(headers, Mapping) else headers
     try:
         return [_raw_pair(name, value) for name, value in pairs]
     except TypeError as error:

@@ -106,12 +106,12 @@ class FakeConnection:
         self.method = method
         self.window: float = float("inf")
         self.unread: deque[Piece] = deque()
-        self.returned = False
+        self.returned: bool = False
         self.error: BaseException | None = None
-        self.closed = False
-        self.gone = False
-        self.state = State.REQUEST
-        self.write_waits = False  # the application waits for the reader
+        self.closed: bool = False
+        self.gone: bool = False
+        self.state: State = State.REQUEST
+        self.write_waits: bool = False  # the application waits for the reader
         self._note = note
         self._arrived = arrived
         self._going_down = going_down

@@ -108,7 +108,7 @@ class Exchange:
         self.name = name
         self.request = request
         self.transcript: list[Seen] = []
-        self.body = b""
+        self.body: bytes = b""
         self._status: int | None = None
         self._headers: dict[str, str] = {}
         self._eof: str | None = None
@@ -120,7 +120,7 @@ class Exchange:
         self._events: list[ServerSentEvent] = []
         self.dispatched: list[ServerSentEvent] = []  # all of them, also those taken out of `events`
         self._retry: int | None = None
-        self.connection = FakeConnection(
+        self.connection: FakeConnection = FakeConnection(
             name, request.method, world.journal.note, self._arrived, world.going_down
         )
         self.observed: Observed | None = None  # the handler, as soon as there is one

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import trio
 import trio.testing
@@ -359,7 +359,14 @@ def bare_errors() -> Generator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None
+        raise bare_error(group) from None
+
+
+def bare_error(error: BaseException) -> BaseException:
+    """The error itself, out of groups that have no other; an interrupt, out of any group."""
+    if isinstance(error, BaseExceptionGroup):
+        interrupt = error.subgroup((KeyboardInterrupt, SystemExit))
+        group = cast("BaseExceptionGroup[BaseException]", interrupt or error)
+        if len(group.exceptions) == 1 or interrupt is not None:
+            return bare_error(group.exceptions[0])
+    return error

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from hypothesis import currently_in_test_context, note, settings
 from hypothesis import strategies as st
@@ -48,8 +48,9 @@ GRID: Final = 8
 MAX_CLIENTS: Final = 4
 
 seconds = st.integers(1, 24).map(lambda eighths: eighths / GRID)
-policies: st.SearchStrategy[Policy] = st.one_of(
-    st.just("spawn order"), st.just("reverse"), st.integers(0, 2**32 - 1)
+policies = cast(
+    "st.SearchStrategy[Policy]",
+    st.one_of(st.just("spawn order"), st.just("reverse"), st.integers(0, 2**32 - 1)),
 )
 places = st.integers(0, MAX_CLIENTS - 1)
 
@@ -116,7 +117,7 @@ class HandlerMachine(RuleBasedStateMachine):
     """
 
     handler: ClassVar[Any] = None
-    app: ClassVar[Callable[[], ASGIApp] | None] = None
+    app: ClassVar[Any] = None
     path: ClassVar[str] = "/"
     method: ClassVar[str] = "GET"
     messages: ClassVar[st.SearchStrategy[Any] | None] = None
@@ -147,8 +148,8 @@ class HandlerMachine(RuleBasedStateMachine):
     def make_app(cls) -> ASGIApp:
         """A new application for one example."""
         if cls.app is not None:
-            make: Callable[[], ASGIApp] = cls.app
-            return make()
+            app: ASGIApp = cls.app()
+            return app
         if cls.handler is None:
             raise TypeError(f"{cls.__name__} needs a handler: class attribute `handler` or `app`")
         app = App()
@@ -348,7 +349,7 @@ class HandlerMachine(RuleBasedStateMachine):
         finally:
             self._count()
             if currently_in_test_context():  # a pasted test is not in one
-                note(Report(self))  # type: ignore[arg-type]  # Hypothesis prints it if it comes to that
+                note(Report(self))  # Hypothesis prints it if it comes to that
 
     def _note_phases(self) -> None:
         for exchange in self.clients:

@@ -51,8 +51,7 @@ class Observed:
         self.handler: Any = machine.handler
         self.ref: HandlerRef[Any] = machine.ref
         self._journal = journal
-        self._attributes: dict[str, Any] = vars(self.handler)
-        self._own = frozenset(self._attributes) | {"request", "last_event_id"}
+        self._own = frozenset(self.handler.__dict__) | {"request", "last_event_id"}
         self.crash_next: Exception | None = None
         self.phase: str = "before the start"
         self._inside = False  # a `def` callback runs
@@ -60,7 +59,7 @@ class Observed:
         observe_mailbox(machine.mailbox, machine, self.note)
         for callback in CALLBACKS:
             method = getattr(self.handler, callback)
-            self._attributes[callback] = partial(self._call, callback, method)
+            self.handler.__dict__[callback] = partial(self._call, callback, method)
 
     def note(self, what: str, detail: Any = None) -> None:
         """Write down what the handler, or somebody with it, did."""
@@ -75,7 +74,7 @@ class Observed:
     def state(self) -> dict[str, Any]:
         """The attributes that the handler itself has set."""
         hidden = self._own | set(CALLBACKS)
-        return {name: value for name, value in self._attributes.items() if name not in hidden}
+        return {name: value for name, value in self.handler.__dict__.items() if name not in hidden}
 
     def _call(self, callback: str, method: Callable[..., Any], *args: Any) -> Any:
         if self._inside:
@@ -160,27 +159,31 @@ class _ObservedMailbox(Mailbox):
 
     __slots__ = ()
 
-    # Set by `observe_mailbox`, and by nobody to anything else.
-    owner: _ObservedOwner  # pyright: ignore[reportIncompatibleVariableOverride]
+    @property
+    def _witness(self) -> _ObservedOwner:
+        assert isinstance(self.owner, _ObservedOwner)
+        return self.owner
 
     def put_nowait(self, message: Any) -> bool:
         if self.overdue is not None and not self.closed:
             self.overdue()  # before we say who asked: timers are the machine's own
         before = self.count
-        self.owner.asked = True
+        witness = self._witness
+        witness.asked = True
         try:
             accepted = super().put_nowait(message)
         finally:
-            self.owner.asked = False
+            witness.asked = False
         if not accepted:
-            self.owner.note("refuses", content_of(message))
+            witness.note("refuses", content_of(message))
         elif isinstance(self, CoalescingMailbox) and self.count == before:
-            self.owner.note("replaces", content_of(message))
+            witness.note("replaces", content_of(message))
         return accepted
 
     def accept(self, message: Any) -> None:
         super().accept(message)
-        self.owner.note("accepts" if self.owner.asked else "accepts own", content_of(message))
+        witness = self._witness
+        witness.note("accepts" if witness.asked else "accepts own", content_of(message))
 
 
 class _ObservedCoalescingMailbox(_ObservedMailbox, CoalescingMailbox):

@@ -11,12 +11,13 @@ Laws of this file:
 from __future__ import annotations
 
 import gc
+import inspect
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 import outcome as outcomes
 import trio
@@ -26,6 +27,7 @@ from .._core._ref import HandlerRef
 from .._web._hub import Hub
 from ._clock import VirtualClock
 from ._exchange import Disconnect, Exchange
+from ._fake_client import bare_error
 from ._journal import Journal
 from ._judge import Judge
 from ._laws import Violation
@@ -36,6 +38,15 @@ ResultT = TypeVar("ResultT")
 
 MAX_TICKS: Final = 20_000
 """Steps of Trio's loop without any time passing, after which the application is called a livelock."""
+
+
+_NOT_SIMULATED: Final = (
+    "{} inside of a simulation: threads and real I/O are not simulated. Give the application"
+    " something that stands for them, or run this test with real time"
+)
+
+_WAITS: Final = ("wait_readable", "wait_writable", "wait_overlapped")
+"""Trio's functions in which a task waits for real I/O."""
 
 
 class SimulationError(RuntimeError):
@@ -85,41 +96,60 @@ class Simulation:
         laws: bool = False,
     ) -> None:
         self._clock = VirtualClock(threadless=True)
-        self.schedule = Schedule(schedule)
+        self.schedule: Schedule = Schedule(schedule)
         self._world = World(app, self._clock.current_time, seed=seed, hub=hub, notice=notice)
         self._judge = Judge(self._world) if laws else None
         self._steps: deque[Callable[[], object]] = deque()
         self._outcome: outcomes.Outcome[None] | None = None
         self._closed = False
         self._thread_error: SimulationError | None = None
+        self._begun = trio.Event()
+        self._io_tasks = math.inf  # tasks of Trio's own that wait for real I/O
+        self._made_at = _line_of_caller()
         self.stuck: list[str] = []
         self._stack = ExitStack()
 
     # -- the run ---------------------------------------------------------------------------------
 
+    _running: ClassVar[Simulation | None] = None
+
     def __enter__(self) -> Self:
+        self._refuse_company()
         self._stack.enter_context(scheduled_by(self.schedule))
         if gc.isenabled():  # a collection at a random moment would run finalizers then
             gc.disable()
             self._stack.callback(gc.enable)
-        try:
-            trio.lowlevel.start_guest_run(
-                self._main,
-                clock=self._clock,
-                run_sync_soon_threadsafe=self._refuse_threads,
-                run_sync_soon_not_threadsafe=self._steps.append,
-                done_callback=self._done,
-                host_uses_signal_set_wakeup_fd=True,
-            )
-        except RuntimeError as error:
-            self._stack.close()
-            raise SimulationError(f"cannot start a simulation here: {error}") from error
+        trio.lowlevel.start_guest_run(
+            self._main,
+            clock=self._clock,
+            run_sync_soon_threadsafe=self._refuse_threads,
+            run_sync_soon_not_threadsafe=self._steps.append,
+            done_callback=self._done,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+        Simulation._running = self
         try:
             self._start_up()
         except BaseException:
             self.close()
             raise
         return self
+
+    def _refuse_company(self) -> None:
+        other = Simulation._running
+        if other is not None:
+            what = "could not be ended" if other._closed else "has not been closed"
+            raise SimulationError(
+                f"the simulation that was made at {other._made_at} {what}; use it as a context"
+                " manager, and it ends with its test"
+            )
+        if trio.lowlevel.in_trio_run():
+            raise SimulationError(
+                "a simulation cannot start inside of trio.run: it is for plain def tests;"
+                " async tests take the fixture fake_client"
+            )
+        if self._closed:
+            raise SimulationError("the simulation has ended; make a new one")
 
     def __exit__(
         self,
@@ -132,12 +162,18 @@ class Simulation:
             self._judge.finish()
 
     def _start_up(self) -> None:
+        self._settle()
+        self._io_tasks = _io_tasks(trio.lowlevel.current_statistics())
+        self._begun.set()
         self.settle()
         if not self._world.started:
             raise SimulationError("the application's lifespan did not complete its start-up")
 
     async def _main(self) -> None:
+        limiter: Any = trio.to_thread.current_default_thread_limiter()
+        limiter.acquire_on_behalf_of = self._refuse_thread
         async with trio.open_nursery() as self._nursery:
+            await self._begun.wait()
             self._nursery.start_soon(self._world.run_lifespan, name="lifespan")
             await trio.sleep_forever()
 
@@ -145,10 +181,16 @@ class Simulation:
         self._outcome = outcome
 
     def _refuse_threads(self, function: Callable[[], object]) -> None:
+        self._thread_error = SimulationError(_NOT_SIMULATED.format("a thread called back"))
+
+    async def _refuse_thread(self, borrower: object) -> None:
+        """Stands where Trio waits for its turn to start a thread."""
+        await trio.lowlevel.checkpoint()
+        task = trio.lowlevel.current_task().name
         self._thread_error = SimulationError(
-            "a thread called back into the simulation; threads and real I/O are not simulated."
-            " Send messages from the test instead, or use the asynchronous client"
+            _NOT_SIMULATED.format(f"the task {task!r} wants a thread")
         )
+        raise self._thread_error
 
     def settle(self) -> None:
         """Run until everything waits. No time passes.
@@ -156,8 +198,7 @@ class Simulation:
         Raises:
             SimulationError: the application never comes to rest, or used a thread.
         """
-        if self._closed:
-            raise SimulationError("the simulation has ended")
+        self._must_run()
         self._settle()
         self._raise_if_over()
         if self._judge is not None:
@@ -166,7 +207,7 @@ class Simulation:
     def _settle(self) -> None:
         statistics = trio.lowlevel.current_statistics
         for _ in range(MAX_TICKS):
-            if self._outcome is not None or self._thread_error is not None:
+            if self._outcome is not None or (self._thread_error and not self._closed):
                 return
             now = statistics()
             if not (
@@ -174,10 +215,19 @@ class Simulation:
                 or now.run_sync_soon_queue_size
                 or now.seconds_to_next_deadline <= 0
             ):
+                if _io_tasks(now) > self._io_tasks:
+                    self._refuse_io()
                 return
             self._steps.popleft()()
         raise SimulationError(
             f"livelock at t={self.now():g}: something still runs after {MAX_TICKS} steps"
+        )
+
+    def _refuse_io(self) -> None:
+        waiting = [task.name for task in _tasks_in(self._nursery) if _waits_for_io(task)]
+        self._io_tasks = math.inf  # it is said once
+        raise SimulationError(
+            _NOT_SIMULATED.format(f"the task {', '.join(map(repr, waiting))} waits for a socket")
         )
 
     def _raise_if_over(self) -> None:
@@ -189,7 +239,7 @@ class Simulation:
             raise error_of_app
         if isinstance(self._outcome, outcomes.Error) and not self._closed:
             self.close()
-            raise self._outcome.error
+            raise bare_error(self._outcome.error)
 
     def close(self) -> None:
         """End the run: the lifespan ends, clients vanish, whatever is left is cancelled.
@@ -200,26 +250,32 @@ class Simulation:
         if self._closed:
             return
         self._closed = True
+        self._io_tasks = math.inf
         try:
-            if self._outcome is None:
+            if self._outcome is None and Simulation._running is self:
                 self._end_run()
         finally:
             self._stack.close()
+            if self._outcome is not None:
+                Simulation._running = None
 
     def _end_run(self) -> None:
         self._world.journal.note("test", "ends the run")
-        self._world.stop()
-        self._use_up_time()
-        if self._outcome is None:
-            self._nursery.cancel_scope.cancel()
-            self._use_up_time()
-        if self._outcome is None:
-            self.stuck = sorted(task.name for task in self._nursery.child_tasks)
-            for exchange in self._world.exchanges:
-                exchange.connection.lose_reader()
-            self._use_up_time()
+        for step in (self._world.stop, self._cancel_all, self._lose_readers):
+            if self._outcome is None:
+                step()
+                with suppress(SimulationError):  # a livelock, which may end with the next step
+                    self._use_up_time()
         if self._outcome is None:
             raise SimulationError(f"the run cannot be ended; still there: {', '.join(self.stuck)}")
+
+    def _cancel_all(self) -> None:
+        self._nursery.cancel_scope.cancel()
+
+    def _lose_readers(self) -> None:
+        self.stuck = sorted(task.name for task in self._nursery.child_tasks)
+        for exchange in self._world.exchanges:
+            exchange.connection.lose_reader()
 
     def _use_up_time(self) -> None:
         """Let what is bounded by time come to its end."""
@@ -306,6 +362,10 @@ class Simulation:
 
     # -- clients ---------------------------------------------------------------------------------
 
+    def _must_run(self) -> None:
+        if self._closed or Simulation._running is not self:
+            raise SimulationError("the simulation has ended, or has not begun")
+
     def request(
         self,
         method: str,
@@ -327,6 +387,7 @@ class Simulation:
         Returns:
             The exchange, settled.
         """
+        self._must_run()
         request = make_request(method, target, headers=headers, body=body, json=json)
         exchange = SimulatedExchange(self._world, request, self)
         self._world.add(exchange)
@@ -409,6 +470,7 @@ class Simulation:
             SimulationError: it waits for something that does not come without time passing.
             Exception: what it raises.
         """
+        self._must_run()
         results: list[outcomes.Outcome[ResultT]] = []
 
         async def call() -> None:
@@ -433,6 +495,7 @@ class Simulation:
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
         """Call a function when so much time will have passed, by a task among the others."""
+        self._must_run()
         when = self.now() + seconds
 
         async def wait_and_call() -> None:
@@ -471,6 +534,36 @@ class Simulation:
         self._world.stop()
         self._use_up_time()
         self._raise_if_over()
+
+
+def _line_of_caller() -> str:
+    """Where a simulation was made."""
+    frame = inspect.currentframe()
+    for _ in range(2):
+        frame = frame and frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "?"
+
+
+def _io_tasks(statistics: Any) -> int:
+    """How many tasks wait for real I/O, on any platform."""
+    io = statistics.io_statistics
+    return (
+        getattr(io, "tasks_waiting", 0)  # kqueue
+        + getattr(io, "tasks_waiting_read", 0)
+        + getattr(io, "tasks_waiting_write", 0)
+        + getattr(io, "tasks_waiting_overlapped", 0)
+    )
+
+
+def _tasks_in(nursery: trio.Nursery) -> Iterator[trio.lowlevel.Task]:
+    for task in nursery.child_tasks:
+        yield task
+        for inner in task.child_nurseries:
+            yield from _tasks_in(inner)
+
+
+def _waits_for_io(task: trio.lowlevel.Task) -> bool:
+    return any(frame.f_code.co_name in _WAITS for frame, _ in task.iter_await_frames())
 
 
 class SimulatedExchange(Exchange):

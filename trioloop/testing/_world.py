@@ -50,8 +50,8 @@ class World:
     ) -> None:
         self.app = app
         self.now = now
-        self.journal = Journal(now)
-        self.hub = find_hub(app) if hub is None else hub
+        self.journal: Journal = Journal(now)
+        self.hub: Hub = find_hub(app) if hub is None else hub
         self.hub.random = random.Random(seed)  # noqa: S311 - jitter
         self.hub.id = f"{self.hub.random.getrandbits(64):016x}"
         self.exchanges: list[Exchange] = []
@@ -62,7 +62,7 @@ class World:
         self._stop = trio.Event()
         self._stopped = trio.Event()
         self._notice = trio.Event() if notice else None
-        self.going_down = trio.Event()
+        self.going_down: trio.Event = trio.Event()
         self._calls: dict[Exchange, trio.CancelScope] = {}
 
     # -- the application's life ------------------------------------------------------------------
