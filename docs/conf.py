@@ -37,31 +37,37 @@ nitpick_ignore = [
     # In signatures, but nothing that a user makes or derives from.
     ("py:class", "trioloop._core._handler.Handler"),
     ("py:class", "trioloop._web._hub.Endpoint"),
+    ("py:class", "trioloop.testing._exchange.Exchange"),
     # Where `__module__` says trioloop, autodoc looks there for the names in annotations, in vain.
     ("py:class", "Application"),
     ("py:class", "Config"),
     ("py:class", "Request"),
+    ("py:class", "Strategy"),
 ]
 nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(map(re.escape, sorted(elsewhere)))})(\..+)?"),
     (r"py:.*", rf"({'|'.join(dir(builtins))})"),  # None, str, TypeError
-    (r"py:.*", r"trioloop\._.+T"),  # MessageT: autodoc has no entry for type variables
+    (r"py:.*", r"trioloop\.(testing\.)?_.+T"),  # MessageT: autodoc has no entry for type variables
 ]
 
 
 def resolve_to_facade(app, env, node, contnode):
-    """Let ``trioloop._core._ref.HandlerRef`` lead to ``trioloop.HandlerRef``.
+    """Let ``trioloop._core._ref.HandlerRef`` lead to ``trioloop.HandlerRef``, and `Down` to its own.
 
-    An annotation such as ``HandlerRef[Any]`` remembers the module in which it was written.
+    An annotation such as ``HandlerRef[Any]`` remembers the module in which it was written. The test
+    kit's docstrings name what is in the other facade.
     """
     module, _, name = node.get("reftarget", "").rpartition(".")
-    if not module.startswith("trioloop._"):
+    elsewhere = module and not module.startswith(("trioloop._", "trioloop.testing._"))
+    if elsewhere or node.get("refdomain") != "py":
         return None
-    name = f"trioloop.{name}"
     python = env.get_domain("py")
-    return python.resolve_xref(
-        env, node["refdoc"], app.builder, node["reftype"], name, node, contnode
+    where = (env, node["refdoc"], app.builder, node["reftype"])
+    candidates = (
+        python.resolve_xref(*where, f"{facade}.{name}", node, contnode)
+        for facade in ("trioloop", "trioloop.testing")
     )
+    return next(filter(None, candidates), None)
 
 
 def setup(app):

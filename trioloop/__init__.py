@@ -3,6 +3,11 @@
 A handler waits on its mailbox until it has something to say. Messages go in, commands come out.
 """
 
+from __future__ import annotations
+
+import inspect
+import typing
+
 from ._core._commands import CancelTimer as CancelTimer
 from ._core._commands import Continue as Continue
 from ._core._commands import Hibernate as Hibernate
@@ -129,13 +134,20 @@ def __dir__() -> list[str]:
     return sorted({*globals(), "serve"})
 
 
-def _show_public_names() -> None:
-    """Let tracebacks and reprs say ``trioloop.Crashed``, not where the class is written."""
-    for name in __all__:
-        value = globals().get(name)
-        if getattr(value, "__module__", "").startswith(f"{__name__}."):
-            value.__module__ = __name__
+def _show_public_names(facade: dict[str, typing.Any], names: list[str]) -> None:
+    """Let tracebacks and reprs say ``trioloop.Crashed``, not where the class is written.
+
+    `typing.get_type_hints` evaluates annotations in the module that their class names as its own.
+    So they are evaluated before that is the facade, where some of their names are not known.
+    """
+    home = facade["__name__"]
+    for name in names:
+        value: typing.Any = facade.get(name)
+        if not getattr(value, "__module__", "").startswith(f"{home}."):
+            continue
+        if inspect.isclass(value):
+            value.__annotations__ = inspect.get_annotations(value, locals=facade, eval_str=True)
+        value.__module__ = home
 
 
-_show_public_names()
-del _show_public_names
+_show_public_names(globals(), __all__)

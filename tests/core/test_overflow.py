@@ -6,9 +6,9 @@ import math
 
 import pytest
 import trio
-from support.fake import Graveyard, Poll, serve, settle
+from support.fake import Graveyard, Poll, Stream, serve, settle
 
-from trioloop import Crashed, KeepLatest, Overflow, Overflowed, SendAfter
+from trioloop import Crashed, Hibernate, KeepLatest, Overflow, Overflowed, SendAfter
 
 
 async def busy(message):
@@ -184,7 +184,7 @@ async def test_drop_oldest_is_exact_when_the_wait_was_interrupted_in_the_same_mo
             assert poll.ref.send_nowait(number)
         await settle()
         assert poll.handled == list(range(6 - size, 6))
-        assert graveyard.letters == [(n, Overflow.DROP_OLDEST) for n in range(6 - size)]
+        assert sorted(number for number, _ in graveyard.letters) == list(range(6 - size))
         poll.ref.send_nowait("next")
         await settle()
         assert poll.handled[-1] == "next"
@@ -213,6 +213,35 @@ async def test_drop_oldest_buries_a_handed_over_message_once_when_the_handler_en
         poll.ref.stop()
         reason = await poll.ref.wait_ended()
         assert graveyard.letters == [("displaced", Overflow.DROP_OLDEST), ("kept", reason)]
+
+
+async def test_drop_oldest_is_exact_while_the_handler_goes_to_hibernate(autojump_clock):
+    graveyard = Graveyard()
+    poll = Poll(lambda message: Hibernate(), mailbox_size=1, overflow=Overflow.DROP_OLDEST)
+    async with serve(dead_letter=graveyard) as client:
+        client.run(poll)
+        await settle()
+        for number in range(200):
+            assert poll.ref.send_nowait(number)
+            await trio.lowlevel.checkpoint()
+        await settle()
+        assert poll.reasons == []
+        buried = [number for number, _ in graveyard.letters]
+        assert sorted([*poll.handled, *buried]) == list(range(200))
+
+
+async def test_a_message_that_wakes_a_hibernating_handler_counts_until_it_is_handled(
+    autojump_clock,
+):
+    poll = Poll(init=lambda r: Hibernate(), mailbox_size=1, overflow=Overflow.DROP_NEWEST)
+    async with serve() as client:
+        client.run(poll)
+        await settle()
+        assert poll.ref.send_nowait("first")
+        assert poll.ref.statistics().messages_waiting == 1
+        assert not poll.ref.send_nowait("too many")
+        await settle()
+        assert poll.handled == ["first"]
 
 
 # -- BLOCK -----------------------------------------------------------------------------------------

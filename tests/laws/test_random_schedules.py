@@ -301,7 +301,7 @@ def play(script, policy):
     return run_on_virtual_time(Play(script, policy).run)
 
 
-law = settings(max_examples=40, deadline=None)
+law = settings(max_examples=25, deadline=None)
 every_policy = pytest.mark.parametrize(
     "policy", policies, ids=lambda policy: getattr(policy, "name", "KeepLatest")
 )

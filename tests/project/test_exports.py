@@ -5,29 +5,41 @@ import __future__
 import ast
 import inspect
 import re
+import subprocess
+import sys
+import typing
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from starlette.requests import Request
 
 import trioloop
+import trioloop.testing
 
 ROOT = Path(__file__).parents[2]
-PROMISED = [name for name in trioloop.__all__ if not name.startswith("__")]
+FACADES = [trioloop, trioloop.testing]
+PROMISED = [f"{facade.__name__}.{name}" for facade in FACADES for name in facade.__all__]
 DIRECTIVE = re.compile(
-    r"^\s*\.\. auto(?:class|data|exception|function|protocol)::\s+trioloop\.([\w.]+)", re.MULTILINE
+    r"^\s*\.\. auto(?:class|data|exception|function|protocol)::\s+(trioloop\.[\w.]+)", re.MULTILINE
 )
 PYTHONS_OWN = (ModuleType, __future__._Feature)  # submodules; `from __future__ import annotations`
 
 
-def is_class_or_function(name: str) -> bool:
-    value = getattr(trioloop, name)
+def value_of(promised: str) -> typing.Any:
+    facade, _, name = promised.rpartition(".")
+    return getattr(sys.modules[facade], name)
+
+
+def is_class_or_function(promised: str) -> bool:
+    value = value_of(promised)
     return inspect.isclass(value) or inspect.isroutine(value)
 
 
 CLASSES_AND_FUNCTIONS = [name for name in PROMISED if is_class_or_function(name)]
+CLASSES = [name for name in PROMISED if inspect.isclass(value_of(name))]
 
 
 def docstring_beneath_assignment(name: str) -> str | None:
@@ -52,26 +64,29 @@ def documented_names() -> Counter[str]:
     )
 
 
-def test_all_is_sorted_and_has_each_name_once():
-    assert list(trioloop.__all__) == sorted(set(trioloop.__all__))
+@pytest.mark.parametrize("facade", FACADES, ids=lambda facade: facade.__name__)
+def test_all_is_sorted_and_has_each_name_once(facade):
+    assert list(facade.__all__) == sorted(set(facade.__all__))
 
 
-@pytest.mark.parametrize("name", PROMISED)
-def test_a_promised_name_is_there(name):
-    assert hasattr(trioloop, name)
-    assert name in dir(trioloop)
+@pytest.mark.parametrize("promised", PROMISED)
+def test_a_promised_name_is_there(promised):
+    facade, _, name = promised.rpartition(".")
+    assert hasattr(sys.modules[facade], name)
+    assert name in dir(sys.modules[facade])
 
 
-@pytest.mark.parametrize("name", CLASSES_AND_FUNCTIONS)
-def test_a_public_name_lives_in_the_facade(name):
-    value = getattr(trioloop, name)
-    assert (value.__module__, value.__name__) == ("trioloop", name)
+@pytest.mark.parametrize("promised", CLASSES_AND_FUNCTIONS)
+def test_a_public_name_lives_in_the_facade(promised):
+    value = value_of(promised)
+    assert f"{value.__module__}.{value.__name__}" == promised
 
 
-@pytest.mark.parametrize("name", PROMISED)
-def test_a_public_name_has_a_docstring(name):
-    value = getattr(trioloop, name)
-    if not is_class_or_function(name):
+@pytest.mark.parametrize("promised", PROMISED)
+def test_a_public_name_has_a_docstring(promised):
+    value = value_of(promised)
+    name = promised.rpartition(".")[2]
+    if not is_class_or_function(promised):
         assert docstring_beneath_assignment(name), f"no docstring beneath {name} = ..."
         return
     own = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
@@ -79,15 +94,40 @@ def test_a_public_name_has_a_docstring(name):
     assert not own.startswith(f"{name}("), f"the docstring of {name} is only the one of @dataclass"
 
 
-def test_nothing_is_public_that_is_not_promised():
+@pytest.mark.parametrize("facade", FACADES, ids=lambda facade: facade.__name__)
+def test_nothing_is_public_that_is_not_promised(facade):
     public = {
         name
-        for name, value in vars(trioloop).items()
+        for name, value in vars(facade).items()
         if not name.startswith("_")
         if name != "TYPE_CHECKING"
         if not isinstance(value, PYTHONS_OWN)
     }
-    assert public <= set(trioloop.__all__)
+    assert public <= set(facade.__all__)
+
+
+@pytest.mark.parametrize("promised", CLASSES)
+def test_the_annotations_of_a_public_class_can_be_evaluated(promised):
+    typing.get_type_hints(value_of(promised))
+
+
+def test_the_annotations_of_a_users_handler_can_be_evaluated():
+    class Chat(trioloop.LoopHandler[str]):
+        room: "str | None"
+
+    hints = typing.get_type_hints(Chat)
+    assert hints["room"] == str | None
+    assert hints["request"] is Request
+    assert hints["hub"] is trioloop.Hub
+    assert typing.get_origin(hints["ref"]) is trioloop.HandlerRef
+
+
+def test_the_test_kit_imports_no_test_framework_before_it_is_asked_for():
+    look = "import sys, trioloop.testing; print(*{'hypothesis', 'pytest'} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []
 
 
 def test_the_reference_describes_each_public_name_exactly_once():
@@ -97,5 +137,4 @@ def test_the_reference_describes_each_public_name_exactly_once():
 
 
 def test_the_reference_describes_nothing_else():
-    unknown = [name for name in documented_names() if name.partition(".")[0] not in PROMISED]
-    assert unknown == []
+    assert [name for name in documented_names() if name not in PROMISED] == []

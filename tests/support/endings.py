@@ -63,6 +63,7 @@ class _Obedient:
     idle_timeout = 4.0
     receive_timeout = 2.0
     send_timeout = 8.0
+    terminate_timeout = 6.0
     mailbox_size = 2
     max_body = 20
     begin: Any = None
@@ -332,7 +333,7 @@ async def stay_idle_while_terminating(face: Face) -> None:
     await face.reach(TERMINATING, slowly(slowly(slowly(slowly(nothing)))))  # 5 s
     await face.advance(4)
     face.must_be(TERMINATING)
-    await face.advance(0.875)
+    await face.advance(1)
 
 
 def stay_silent(phase: str) -> Script:

@@ -145,9 +145,7 @@ class ShutDown:
     grace: int = 8
 
 
-Step: TypeAlias = (
-    Open | Tell | Advance | Lag | Stall | Read | Resume | Piece | Leave | ShutDown
-)
+Step: TypeAlias = Open | Tell | Advance | Lag | Stall | Read | Resume | Piece | Leave | ShutDown
 Scenario: TypeAlias = tuple[Step, ...]
 
 
@@ -551,9 +549,7 @@ _WORDS: Final = (
 
 def _verbs(largest: int) -> list[Do]:
     """Every message, the usual ones several times."""
-    each = {
-        verb: [Do(verb, arg) for arg in args if arg <= largest] for verb, args in _ARGS.items()
-    }
+    each = {verb: [Do(verb, arg) for arg in args if arg <= largest] for verb, args in _ARGS.items()}
     usual = [do for verb in _USUAL for do in each[verb]]
     return [*usual, *usual, *(do for dos in each.values() for do in dos)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import pytest
+import trio
 from support.endings import CELLS, PHASES, PLAYED, ROWS, TERMINATING, TRANSPORTS, play, play_async
 
 from trioloop import TerminateReason
@@ -47,3 +48,10 @@ def test_every_reason_is_reached_in_every_phase_or_it_is_said_why_not(reason, tr
 def test_a_reason_why_not_is_a_sentence():
     reasons = {cell.content for cell in CELLS if isinstance(cell.content, str)}
     assert all(len(reason.split()) >= 2 for reason in reasons)
+
+
+def test_both_faces_see_the_same():
+    for cell in PLAYED:
+        clients = FakeClients()
+        face = trio.run(play_async, cell, clients, clock=clients)
+        assert face.exchange.transcript == play(cell).exchange.transcript, cell

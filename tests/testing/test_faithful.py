@@ -227,11 +227,7 @@ def test_a_corner(corner):
 
 @pytest.mark.parametrize(
     "corner",
-    [
-        name
-        for name, steps in CORNERS.items()
-        if not any(isinstance(step, Stall) for step in steps)
-    ],
+    [name for name, steps in CORNERS.items() if not any(isinstance(step, Stall) for step in steps)],
 )
 def test_a_corner_over_tcp(corner):
     assert_same(CORNERS[corner], T2)

@@ -4,10 +4,11 @@ Laws of this file:
 
 * One task, one callback at a time. Each turn: take a message, call back; when there is none,
   write what is pending; when there is nothing to write, wait.
-* Only the waiting can be cancelled from outside; callbacks and writes run behind a shield that
-  `Machine.end` alone gets through.
-* One pair of cancel scopes serves many turns: ``alarm`` has a deadline that moves only when it
-  must, ``scope`` is the shield, which opens while the loop waits.
+* One shielded cancel scope serves many turns, and only the machine cancels it: while the loop
+  waits, for whatever concerns the handler (its end, the alarm, its nursery); while a callback or a
+  write runs, only for a reason that interrupts it.
+* The alarm is the deadline of a scope in the task that listens to the client. It moves only when
+  it must, and may ring too early.
 """
 
 from __future__ import annotations
@@ -56,10 +57,7 @@ async def take_turns(m: Machine) -> bool:
     Returns:
         Whether to go on in the same nursery: only the alarm has rung.
     """
-    with (
-        trio.CancelScope(deadline=m.next_deadline()) as m.alarm,
-        trio.CancelScope(shield=True) as m.scope,
-    ):
+    with trio.CancelScope(shield=True) as m.scope:
         await look_at_clock(m)
         turns = 0
         while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
@@ -75,10 +73,10 @@ async def take_turns(m: Machine) -> bool:
                     m.note_silence()
                 if m.hibernating and not m.has_child_tasks():
                     return False
-                message = await wait_for_message(m)
-                if m.reason is not None:
-                    m.put_first(message)  # accepted but too late: a dead letter like the others
-                    return False
+                await wait_for_message(m)
+                if m.woken:  # and given a message in the same moment: this scope is used up
+                    return m.reason is None
+                continue
             awaitable = m.handle(message)
             if awaitable is not None:
                 await m.complete(awaitable)
@@ -111,26 +109,22 @@ async def look_at_clock(m: Machine) -> None:
         m.silent_since = trio.current_time()
 
 
-async def wait_for_message(m: Machine) -> object:
-    """Wait, and let the alarm, the nursery, the hub and the end of the handler interrupt it."""
-    assert m.scope is not None
-    m.set_alarm()
+async def wait_for_message(m: Machine) -> None:
+    """Wait, and let the alarm, the nursery and the end of the handler interrupt it."""
+    if m.next_deadline() < m.alarm_at:
+        m.set_alarm()
     m.phase = "waiting"
-    m.scope.shield = False
-    message = await m.mailbox.get()
-    m.scope.shield = True
+    m.woken = False
+    await m.mailbox.wait()
     m.phase = "running"
-    return message
 
 
 async def hibernate(m: Machine) -> None:
-    """Wait with no nursery and no shield, if the handler wants that."""
+    """Wait with no nursery, if the handler wants that."""
     if m.hibernating:
         m.nursery, m.used_nursery = None, False
-        with trio.CancelScope(deadline=m.next_deadline()) as m.alarm:
-            m.scope = m.alarm
-            m.phase = "waiting"
-            m.put_first(await m.mailbox.get())
+        with trio.CancelScope(shield=True) as m.scope:
+            await wait_for_message(m)
 
 
 async def call_back(

@@ -69,7 +69,7 @@ class Machine:
         "_retries",
         "_retrying",
         "ahead",
-        "alarm",
+        "alarm_at",
         "belongings",
         "callback",
         "called",
@@ -93,6 +93,7 @@ class Machine:
         "task",
         "timers",
         "used_nursery",
+        "woken",
     )
 
     def __init__(self, handler: Handler[Any], hub: HubCore, output: Output) -> None:
@@ -113,10 +114,11 @@ class Machine:
         self.callback: CallbackName = "init"  # the one that is being awaited
         self.hibernating: bool = False
         self.used_nursery: bool = False
+        self.woken = False  # the wait was to end, which uses up its scope
         self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
-        self.alarm: trio.CancelScope | None = None  # rings at the next deadline
+        self.alarm_at = math.inf  # when the alarm rings
         self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
         self.current: object = NOTHING  # the message whose callback runs
         self.postpone: bool = False
@@ -155,6 +157,11 @@ class Machine:
                 self.report_crash(self.reason.error, self.reason.callback)
             self.reason = reason  # the ending could not be written
         if self.scope is not None and self._is_interrupted_by(reason):
+            self.scope.cancel()
+
+    def cut_off(self) -> None:
+        """Nobody attends to the client any more: give up a write, whatever the reason is."""
+        if self.scope is not None and self.phase in ("writing", "finishing"):
             self.scope.cancel()
 
     def _cannot_finish(self, reason: TerminateReason) -> bool:
@@ -291,14 +298,24 @@ class Machine:
         deadline = min(self.silent_since + self.idle_timeout, self.output.tick_due)
         return deadline if self.timers is None else min(deadline, self.timers.next_deadline())
 
+    def ring(self) -> None:
+        """The alarm has rung: let a waiting loop look at the clock."""
+        self.alarm_at = math.inf
+        self.wake()
+
+    def wake(self) -> None:
+        """Let a waiting loop look up."""
+        if self.phase == "waiting" and self.scope is not None:
+            self.woken = True
+            self.scope.cancel()
+
     def set_alarm(self) -> None:
         """Let the alarm ring no later than the next deadline.
 
         It may ring too early, which is cheaper than to move it with every message.
         """
-        deadline = self.next_deadline()
-        if self.alarm is not None and deadline < self.alarm.deadline:
-            self.alarm.deadline = deadline
+        self.alarm_at = self.next_deadline()
+        self.output.wake_at(self.alarm_at)
 
     def is_idle(self, now: float) -> bool:
         """Whether the mailbox has been silent for ``idle_timeout``."""
@@ -468,12 +485,21 @@ class Machine:
     def open_nursery(self) -> trio.Nursery:
         if self.nursery is None:
             raise RuntimeError("self.nursery lives from init to the end, and there only")
-        self.used_nursery = True
+        if not self.used_nursery:
+            self.used_nursery = True
+            self.nursery.start_soon(self._tell_of_cancellation, name="<canary>")
         return self.nursery
+
+    async def _tell_of_cancellation(self) -> None:
+        # The loop is shielded from its nursery, so somebody inside has to tell it.
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.wake()
 
     def has_child_tasks(self) -> bool:
         """Whether somebody lives in the nursery."""
-        return self.nursery is not None and bool(self.nursery.child_tasks)
+        return self.nursery is not None and len(self.nursery.child_tasks) > self.used_nursery
 
     def nursery_is_cancelled(self) -> bool:
         """Whether the nursery was cancelled, by the handler or by a crash in it."""

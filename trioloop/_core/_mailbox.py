@@ -125,6 +125,7 @@ class Mailbox:
         "_blocked",
         "_displaced",
         "_handed",
+        "_held",
         "_parked",
         "_receive",
         "_reserved",
@@ -150,6 +151,7 @@ class Mailbox:
         self._parked = False  # the loop waits in the channel
         self._handed = False  # ... and has been given a message that it has not started
         self._displaced = False  # ... which has lost its place since
+        self._held: object = NOTHING  # the loop has been given it, and has not started it
 
     # -- senders ---------------------------------------------------------------------------------
 
@@ -214,7 +216,10 @@ class Mailbox:
 
     def _displace_oldest(self) -> None:
         self.count -= 1
-        if self._handed and not self._displaced:
+        if self._held is not NOTHING:
+            oldest, self._held = self._held, NOTHING
+            self.owner.displaced(oldest, self.policy)
+        elif self._handed and not self._displaced:
             self._displaced = True  # out of reach until the loop runs: it will see the mark
         else:
             self.owner.displaced(self._receive.receive_nowait(), self.policy)
@@ -225,13 +230,18 @@ class Mailbox:
         """The next message, which counts as started now, or `NOTHING`."""
         if not self.count:
             return NOTHING
-        return self._started(self._receive.receive_nowait())
+        if self._held is NOTHING:
+            return self._started(self._receive.receive_nowait())
+        message, self._held = self._held, NOTHING
+        return self._started(message)
 
-    async def get(self) -> object:
-        """Wait for the next message; cancellation loses none.
+    async def wait(self) -> None:
+        """Wait until there is a message; cancellation loses none.
 
-        A message that was handed over cannot be cancelled away: Trio returns it first.
+        What was handed over cannot be cancelled away: Trio returns it first, and it is held here.
         """
+        if self.count:
+            return
         self._parked = True
         try:
             message = await self._receive.receive()
@@ -240,8 +250,8 @@ class Mailbox:
         if self._displaced:
             self._displaced = False
             self.owner.displaced(message, self.policy)
-            message = self._receive.receive_nowait()  # what displaced it
-        return self._started(message)
+        else:
+            self._held = message
 
     def _started(self, message: object) -> object:
         self.count -= 1
@@ -258,7 +268,8 @@ class Mailbox:
 
     def drain(self) -> list[object]:
         """Take out all that was accepted and never started, oldest first."""
-        left: list[object] = []
+        left: list[object] = [] if self._held is NOTHING else [self._held]
+        self._held = NOTHING
         while True:
             try:
                 left.append(self._receive.receive_nowait())

@@ -37,6 +37,9 @@ class Output(Protocol):
         """``init`` has returned; true when that ends the handler (HEAD)."""
         raise NotImplementedError
 
+    def wake_at(self, deadline: float) -> None:
+        """Call the machine's ``ring`` at this time (Trio's clock), or earlier. Replaces the last."""
+
     def tick(self, now: float) -> None:
         """The time ``tick_due`` has come: add what shows life."""
 

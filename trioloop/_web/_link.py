@@ -39,6 +39,7 @@ class Link:
 
     __slots__ = (
         "_aborted",
+        "_alarm",
         "_arrived",
         "_chunks",
         "_complete",
@@ -80,6 +81,7 @@ class Link:
         self._dropped = False  # it was too late
         self._released = False  # the call may return
         self._aborted = False
+        self._alarm = math.inf  # when the handler wants to look at the clock
         self._finished = False
         self._farewell: trio.Event | None = None
         self._deaf = False  # the client is gone: receive() has nothing more to say
@@ -111,6 +113,7 @@ class Link:
                     scope.deadline = trio.current_time() + FAREWELL_SECONDS
                     self._farewell = trio.Event()
                     await self._farewell.wait()
+            machine.cut_off()
             raise
         if self._aborted:
             raise ResponseAborted("the response cannot be completed; the reason has been logged")
@@ -119,7 +122,8 @@ class Link:
         while not machine.entered and machine.reason is None:
             await trio.lowlevel.checkpoint()  # until init can have begun to read: two at most
         while not self._released:
-            with trio.CancelScope(deadline=self._write_due) as self._listening:
+            deadline = min(self._write_due, self._alarm)
+            with trio.CancelScope(deadline=deadline) as self._listening:
                 while True:
                     if self._deaf:
                         await trio.sleep_forever()
@@ -127,6 +131,9 @@ class Link:
                         await self._wait_for_reader(machine)
                     else:
                         self._take(await self._receive(), machine)
+            if self._alarm <= trio.current_time():
+                self._alarm = math.inf
+                machine.ring()
             if self._write_due <= trio.current_time():
                 self._dropped = self.broken = True
                 self._write_due = math.inf
@@ -216,6 +223,12 @@ class Link:
         await self._send(message)
         self.broken = self._dropped
         self._write_due = math.inf
+
+    def wake_at(self, deadline: float) -> None:
+        """Let the machine's alarm ring at this time."""
+        self._alarm = deadline
+        if self._listening is not None and deadline < self._listening.deadline:
+            self._listening.deadline = deadline
 
     def cut(self) -> None:
         """Have the server drop the connection."""

@@ -105,6 +105,9 @@ class HTTPOutput:
     def initialised(self) -> bool:
         return self._head
 
+    def wake_at(self, deadline: float) -> None:
+        self._link.wake_at(deadline)
+
     def tick(self, now: float) -> None:
         self.tick_due = math.inf
 

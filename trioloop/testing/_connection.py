@@ -121,6 +121,7 @@ class FakeConnection:
         self._room = trio.Event()
         self._reset = False  # a write finds out that nobody reads
         self._chunked = True
+        self._empty = False  # the response has no body, whatever the application writes
         self._stream_closed = False  # the application was told that there is no more to come
         # What h11 knows of the two sides.
         self._head_begun = False

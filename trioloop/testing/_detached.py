@@ -48,11 +48,13 @@ def detached(
         The same handler.
 
     Raises:
-        TypeError: no handler, or an option of the wrong type.
+        TypeError: no handler, one that has been used, or an option of the wrong type.
         ValueError: an impossible option or path.
     """
     if not isinstance(handler, LoopHandler):
         raise TypeError(f"a handler, not {handler!r}")
+    if "ref" in vars(handler):
+        raise TypeError(f"{handler!r} has been used; a handler serves one request")
     check_options(handler, {})
     hub = Hub() if hub is None else hub
     request = make_request(method, path, headers=headers, body=b"")

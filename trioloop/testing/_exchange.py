@@ -283,7 +283,7 @@ class Exchange:
 
     @property
     def pending(self) -> bool:
-        """Whether the client may still see more: the response has not ended."""
+        """Whether the client may still see more, since the response has not ended."""
         return self._eof is None and not self._left
 
     @property
@@ -327,7 +327,7 @@ class Exchange:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The handler's own attributes: what it remembers."""
+        """What the handler remembers, its own attributes."""
         if self.observed is None:
             raise LookupError(f"{self!r} has no handler")
         return self.observed.state

@@ -12,10 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import trio
-import trio.testing
 from starlette.types import ASGIApp
 
 from .._core._hub import DeadLetterCause
@@ -26,7 +25,7 @@ from ._clock import VirtualClock
 from ._exchange import Disconnect, Exchange
 from ._journal import Journal
 from ._schedule import Policy, Schedule, scheduled_by
-from ._world import World, event_stream_headers, make_request
+from ._world import World, bare_error, check_step, event_stream_headers, make_request
 
 
 class FakeClients(VirtualClock):
@@ -63,7 +62,7 @@ class FakeClients(VirtualClock):
 
         Raises:
             TypeError: the application has no hub.
-            RuntimeError: the run has another clock.
+            RuntimeError: the run has another clock, or the application did not start.
         """
         return self._run(app, seed, schedule, hub, notice=notice)
 
@@ -82,14 +81,14 @@ class FakeClients(VirtualClock):
                 client = FakeClient(world, self, nursery)
                 nursery.start_soon(world.run_lifespan, name="lifespan")
                 await client.settle()
-                if world.lifespan_error is not None:
-                    raise world.lifespan_error
                 try:
+                    world.check_lifespan()
                     yield client
                 finally:
                     with trio.CancelScope(shield=True):
                         await client.close()
                     nursery.cancel_scope.cancel()
+                world.check_lifespan()
 
 
 class FakeClient:
@@ -117,7 +116,9 @@ class FakeClient:
 
     async def settle(self) -> None:
         """Let everything run until all of it waits. No time passes."""
-        await trio.testing.wait_all_tasks_blocked()
+        from trio.testing import wait_all_tasks_blocked  # it imports pytest
+
+        await wait_all_tasks_blocked()
 
     async def advance(self, seconds: float) -> None:
         """Let time pass, stopping at every deadline on the way.
@@ -128,8 +129,7 @@ class FakeClient:
         Raises:
             ValueError: negative or infinite.
         """
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"time moves forward by some seconds, not by {seconds!r}")
+        check_step(seconds)
         self.journal.note("test", "advances", seconds)
         end = self.now() + seconds
         await self.settle()
@@ -147,12 +147,21 @@ class FakeClient:
         await self.settle()
         wait = self.next_deadline() - self.now()
         if wait < math.inf:
+            self.journal.note("test", "advances", wait)
             self._clock.move_to(self.now() + wait)
             await self.settle()
         return wait
 
     async def lag(self, seconds: float) -> None:
-        """Let time pass while nothing else runs."""
+        """Let time pass while nothing else runs.
+
+        Args:
+            seconds: zero or more.
+
+        Raises:
+            ValueError: negative or infinite.
+        """
+        check_step(seconds)
         self.journal.note("test", "lags", seconds)
         self._clock.move_to(self.now() + seconds)
         await self.settle()
@@ -360,13 +369,3 @@ def bare_errors() -> Generator[None]:
         yield
     except BaseExceptionGroup as group:
         raise bare_error(group) from None
-
-
-def bare_error(error: BaseException) -> BaseException:
-    """The error itself, out of groups that have no other; an interrupt, out of any group."""
-    if isinstance(error, BaseExceptionGroup):
-        interrupt = error.subgroup((KeyboardInterrupt, SystemExit))
-        group = cast("BaseExceptionGroup[BaseException]", interrupt or error)
-        if len(group.exceptions) == 1 or interrupt is not None:
-            return bare_error(group.exceptions[0])
-    return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .._core._errors import SendTimedOut
 from .._core._reasons import Completed, Crashed, Failed, ShutDown, Stopped, TimedOut
@@ -11,6 +11,10 @@ from ._laws import Acceptor, LawBroken, Violation
 if TYPE_CHECKING:
     from ._exchange import Exchange
     from ._world import World
+
+
+MIN_RETRY: Final = 1000
+"""Milliseconds; of three clients that are told less, all may draw the same number by chance."""
 
 
 class Judge:
@@ -71,7 +75,12 @@ class Judge:
     def _follow(self) -> None:
         entries = self._world.journal.entries
         for observed in self._world.handlers[len(self._acceptors) :]:
-            acceptor = Acceptor(observed.handler, observed.name, observed.client)
+            acceptor = Acceptor(
+                observed.handler,
+                observed.name,
+                observed.client,
+                notice=self._world.gives_notice,
+            )
             self._acceptors[observed.name] = acceptor
             self._clients[observed.client] = acceptor
         while self._next < len(entries):
@@ -119,7 +128,9 @@ class Judge:
         told = [
             exchange.retry
             for exchange in self._world.exchanges
-            if isinstance(exchange.reason, ShutDown) and exchange.retry is not None
+            if isinstance(exchange.reason, ShutDown)
+            and exchange.complete
+            and (exchange.retry or 0) >= MIN_RETRY
         ]
         alike = len(told) >= 3 and len(set(told)) == 1
         self._blame(

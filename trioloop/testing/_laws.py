@@ -42,6 +42,7 @@ from .._core._reasons import (
 from .._core._ref import Down
 from .._core._registry import Joined, Left
 from .._web._commands import Reply
+from .._web._event_stream_handler import EventStreamHandler
 from .._wire import ServerSentEvent
 from ._connection import KEEP_ALIVE
 from ._journal import Entry
@@ -113,14 +114,19 @@ class Acceptor:
         handler: read once, for its options.
         who: the handler's name in the journal.
         client: its client's name.
+        notice: whether the server tells of its shutdown.
     """
 
-    def __init__(self, handler: Handler[Any], who: str, client: str) -> None:
+    def __init__(
+        self, handler: Handler[Any], who: str, client: str, *, notice: bool = False
+    ) -> None:
         self.who = who
         self.client = client
         self.idle_timeout = handler.idle_timeout
         self.send_timeout = handler.send_timeout
         self.terminate_timeout = handler.terminate_timeout
+        self.slack = handler.terminate_timeout if _hears_errors(handler) else 0.0
+        self.notice = notice
         self.limit = handler.mailbox_size
         self.policy = handler.overflow
         self.waiting: deque[Any] = deque()  # accepted, not started
@@ -147,8 +153,12 @@ class Acceptor:
         self.refused: Any = None  # a message, without need
         self.displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
         self.replaced: int | None = None  # KeepLatest: the place of what is being replaced
+        self.ended = False  # it has said so itself, or could see it at once
+        self.senders = 0  # tasks that are in `await ref.send()`
         self.gone = False
+        self.gone_at = math.inf
         self.ending_asked = False  # shutdown, cancellation or an operator's stop
+        self.told_at = math.inf  # when the handler had to hear of it
         self.blocked_since: float | None = None
         self.patience = math.inf  # for the write that waits
         self.unblocked_at = -math.inf
@@ -185,6 +195,7 @@ class Acceptor:
         match entry.what:
             case "disconnects" if entry.detail != "vanish":
                 self.gone = True
+                self.gone_at = entry.time
             case "write waits":
                 self.patience = self.send_timeout + UNABLE[entry.detail]
                 self.blocked_since = (
@@ -193,9 +204,13 @@ class Acceptor:
             case "write done":
                 self._unblock()
             case "is cancelled":
-                self.ending_asked = True
+                self._tell_to_end()
             case _:
                 pass
+
+    def _tell_to_end(self, _detail: Any = None) -> None:
+        self.ending_asked = True
+        self.told_at = min(self.told_at, self._time)
 
     def _unblock(self) -> None:
         if self.blocked_since is not None:
@@ -205,6 +220,8 @@ class Acceptor:
     def _follow_test(self, entry: Entry) -> None:
         if entry.what == "lags":
             self.lag_start, self.lag_end = entry.time, entry.time + entry.detail
+        elif entry.what == "shuts down" and self.notice:
+            self._tell_to_end()
         elif entry.what in ("shuts down", "ends the run"):
             self.ending_asked = True
 
@@ -224,7 +241,7 @@ class Acceptor:
 
     def _accepts_own(self, message: Any) -> None:
         self._must(self.reason is None, 5, f"{message!r} was accepted after the end")
-        if not isinstance(message, (Down, Joined, Left)) and self.policy is not Overflow.BLOCK:
+        if not isinstance(message, (Down, Joined, Left)):
             self._fire_timer(message)
         self.waiting.append(message)
 
@@ -234,11 +251,18 @@ class Acceptor:
                 self._must(due <= self._time, 7, f"the timer of {message!r} was due at {due:g}")
                 del self.timers[index]
                 return
-        self._must(fact=False, law=5, sentence=f"{message!r} comes from a timer that is not set")
+        unblocked = self.policy is Overflow.BLOCK  # a sender that has waited for room
+        self._must(unblocked, 5, f"{message!r} comes from a timer that is not set")
 
     def _refuses(self, message: Any) -> None:
         if len(self.waiting) < self.limit:
             self.refused = message  # it must be ending, which will show
+
+    def _sends(self, _message: Any) -> None:
+        self.senders += 1
+
+    def _has_sent(self, _accepted: Any) -> None:
+        self.senders -= 1
 
     def _overflows(self, limit: int) -> None:
         self._must(
@@ -246,7 +270,7 @@ class Acceptor:
             3,
             f"the mailbox overflowed with {len(self.waiting)} of {self.limit} waiting",
         )
-        self.overflowed = True
+        self.overflowed = self.ended = True
 
     def _displaces(self, message: Any) -> None:
         if isinstance(self.policy, KeepLatest):
@@ -284,6 +308,9 @@ class Acceptor:
                 if kept is message:
                     del numbered[index]
                     return
+        self._must(
+            self.terminated_at is None, 5, f"{message!r} became a dead letter after terminate"
+        )
         due = [timed for when, _, timed in self.timers if when <= self._time]
         self._must(
             any(timed is message for timed in due),
@@ -328,10 +355,12 @@ class Acceptor:
 
     def _has_ended(self) -> bool:
         """Whether the handler must know that it has ended: no message may be handled."""
-        return self.gone or self.terminated_at is not None
+        knows = self.gone_at < self._time  # at that instant, another task may be the first
+        return self.ended or knows or self.terminated_at is not None
 
     def _idle(self, _detail: Any) -> None:
         self._must(not self.waiting, 3, f"idle although {list(self.waiting)!r} are waiting")
+        self._must(not self._has_ended(), 3, "idle after the end")
         self._starts("idle")
         due = self.silent_since + self.idle_timeout
         late = self.lag_start <= due <= self.lag_end == self._time
@@ -373,6 +402,8 @@ class Acceptor:
                 self.timers.append((self._time + delay, key, message))
             case CancelTimer(key):
                 self._forget_timer(key)
+            case Stop() | Reply():
+                self.ended = True
             case ServerSentEvent():
                 if command.data is not None:
                     self.expected_events.append(command)
@@ -385,7 +416,15 @@ class Acceptor:
 
     def _raised(self, error: BaseException) -> None:
         self.running = None
+        self._saw_raise(error)
+
+    def _saw_raise(self, error: BaseException) -> None:
         self.raised.append(error)
+        self.ended = True
+
+    def _is_stopped(self, _detail: Any) -> None:
+        self._tell_to_end()
+        self.ended = True
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -430,6 +469,9 @@ class Acceptor:
             LawBroken: something is overdue.
         """
         self._index, self._time = index, now
+        self._must_not_forget_senders()
+        if self.terminated_at is not None:
+            self._must_come_to_its_end(now)
         if self.terminated_at is not None or not self.initialised:
             return
         if self.running is None and self.blocked_since is None:
@@ -441,7 +483,34 @@ class Acceptor:
                 f"a write has waited since {self.blocked_since:g}, send_timeout is"
                 f" {self.send_timeout:g}",
             )
-        self._must(not self.gone or self.blocked_since is not None, 8, "the client is gone and the handler does not know")
+        if self.blocked_since is None:
+            self._must(
+                now < self.gone_at + self.slack or not self.gone,
+                8,
+                "the client is gone and the handler does not know",
+            )
+            self._must(
+                now < self.told_at + self.slack or self.told_at == math.inf,
+                8,
+                f"it was told to end at {self.told_at:g}, and goes on",
+            )
+
+    def _must_not_forget_senders(self) -> None:
+        ended = self.terminated_at is not None
+        room = len(self.waiting) < self.limit
+        waiting = "the handler has ended" if ended else f"{len(self.waiting)} of {self.limit} wait"
+        self._must(
+            not self.senders or not (ended or room), 3, f"a sender waits for room, and {waiting}"
+        )
+
+    def _must_come_to_its_end(self, now: float) -> None:
+        assert self.terminated_at is not None
+        self._must(
+            self.terminate_over or now < self.terminated_at + self.terminate_timeout,
+            4,
+            f"terminate has run since {self.terminated_at:g},"
+            f" terminate_timeout is {self.terminate_timeout:g}",
+        )
 
     def _must_not_wait_in_vain(self, now: float) -> None:
         self._must(self.refused is None, 3, f"it lives, and has refused {self.refused!r} with room")
@@ -471,7 +540,7 @@ class Acceptor:
             )
             self._must(same, 9, f"the client has seen {seen!r}, but {returned!r} was to come")
             self.checked += 1
-        if all_of_it and self.running is None and self.blocked_since is None and self._wrote_all():
+        if all_of_it and self.blocked_since is None and self._wrote_all():
             late = self.expected_events[self.checked :]
             self._must(not late, 9, f"{late!r} was returned and is not written")
 
@@ -488,6 +557,12 @@ class Acceptor:
         self._index, self._time = index, now
         if self.initialised:
             self._must(self.terminated_at is not None, 4, "terminate was never called")
+
+
+def _hears_errors(handler: Handler[Any]) -> bool:
+    """Whether its ``error`` is called, and may take time, before ``terminate``."""
+    own = getattr(type(handler), "error", None)
+    return own is not getattr(EventStreamHandler, "error", None) and own is not None
 
 
 def _place(numbered: tuple[int, Any]) -> int:
@@ -521,9 +596,11 @@ _STEPS: dict[str, _Step] = {
     "info raised": Acceptor._raised,  # noqa: SLF001
     "notify raised": Acceptor._raised,  # noqa: SLF001
     "idle raised": Acceptor._raised,  # noqa: SLF001
-    "key raised": lambda acceptor, error: acceptor.raised.append(error),
+    "key raised": Acceptor._saw_raise,  # noqa: SLF001
     "left behind": Acceptor._left_behind,  # noqa: SLF001
-    "is stopped": lambda acceptor, _detail: setattr(acceptor, "ending_asked", True),
+    "send": Acceptor._sends,  # noqa: SLF001
+    "send returned": Acceptor._has_sent,  # noqa: SLF001
+    "is stopped": Acceptor._is_stopped,  # noqa: SLF001
     "terminate": Acceptor._terminate,  # noqa: SLF001
     "terminate returned": Acceptor._terminate_returned,  # noqa: SLF001
     "terminate raised": Acceptor._terminate_returned,  # noqa: SLF001
@@ -558,7 +635,10 @@ def _stopped_truly(acceptor: Acceptor, _reason: Any) -> tuple[bool, str]:
 
 
 _TRUTH: dict[type, Callable[[Acceptor, Any], tuple[bool, str]]] = {
-    Completed: lambda a, _r: (len(a.returned) > 0 or a.running is None, "init has not returned"),
+    Completed: lambda a, _r: (
+        a.silent_since < math.inf and not a.started,
+        "init has not returned, or was not the last",
+    ),
     Stopped: _stopped_truly,
     TimedOut: _idle_was_due,
     Crashed: _crashed_truly,

@@ -18,11 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar, cast
 
+import trio
 from hypothesis import currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from starlette.types import ASGIApp
 
+from .._core._mailbox import Overflow
 from .._core._reasons import (
     Completed,
     Crashed,
@@ -46,8 +48,9 @@ GRID: Final = 8
 """Durations are drawn in eighths of a second: sums stay exact in floats, so ties are real."""
 
 MAX_CLIENTS: Final = 4
+"""Clients at a time; in all, there may be three times as many."""
 
-seconds = st.integers(1, 24).map(lambda eighths: eighths / GRID)
+seconds = st.one_of(st.integers(1, GRID), st.integers(1, 3 * GRID)).map(lambda e: e / GRID)
 policies = cast(
     "st.SearchStrategy[Policy]",
     st.one_of(st.just("spawn order"), st.just("reverse"), st.integers(0, 2**32 - 1)),
@@ -183,11 +186,23 @@ class HandlerMachine(RuleBasedStateMachine):
         return exchange
 
     def pick(self, place: int) -> SimulatedExchange:
-        """One of the clients."""
-        return self.clients[place % len(self.clients)]
+        """One of the clients, those with a living handler first."""
+        living = [exchange for exchange in self.clients if exchange.reason is None]
+        ended = [exchange for exchange in self.clients if exchange.reason is not None]
+        return [*living, *ended][place % len(self.clients)]
 
     def _is_up(self) -> bool:
         return self._running and not self._down
+
+    def _has_room(self) -> bool:
+        living = sum(exchange.reason is None for exchange in self.clients)
+        return self._is_up() and living < MAX_CLIENTS and len(self.clients) < 3 * MAX_CLIENTS
+
+    def _blocks(self) -> bool:
+        return any(
+            exchange.observed is not None and exchange.observed.handler.overflow is Overflow.BLOCK
+            for exchange in self.clients[:1]
+        )
 
     # -- messages --------------------------------------------------------------------------------
 
@@ -197,6 +212,30 @@ class HandlerMachine(RuleBasedStateMachine):
         """Somebody sends a message."""
         self._note_phases()
         self.sim.ref(self.pick(place)).try_send(message)
+
+    @rule(place=places, message=st.runner().flatmap(lambda machine: machine.message_strategy()))
+    @step
+    def notify(self, place: int, message: Any) -> None:
+        """Somebody sends a message for ``notify``."""
+        self._note_phases()
+        with suppress(trio.WouldBlock):
+            self.sim.ref(self.pick(place)).notify(message)
+
+    @precondition(lambda self: self._blocks())
+    @rule(place=places, message=st.runner().flatmap(lambda machine: machine.message_strategy()))
+    @step
+    def send_and_wait(self, place: int, message: Any) -> None:
+        """A task sends a message, and waits until the mailbox has room."""
+        self._note_phases()
+        observed = self.pick(place).observed
+        assert observed is not None
+
+        async def send() -> None:
+            observed.note("send", message)
+            observed.note("send returned", await observed.ref.send(message))
+
+        self.sim._nursery.start_soon(send, name="sender")  # noqa: SLF001 - its tasks are the test's
+        self.sim.settle()
 
     @rule(
         place=places,
@@ -279,7 +318,7 @@ class HandlerMachine(RuleBasedStateMachine):
 
     # -- clients ---------------------------------------------------------------------------------
 
-    @precondition(lambda self: self._is_up() and len(self.clients) < MAX_CLIENTS)
+    @precondition(lambda self: self._has_room())
     @rule()
     @step
     def another_client(self) -> None:
@@ -318,14 +357,15 @@ class HandlerMachine(RuleBasedStateMachine):
         if not exchange.has_left:
             exchange.resume()
 
-    @precondition(lambda self: self._is_up() and len(self.clients) < MAX_CLIENTS)
+    @precondition(lambda self: self._has_room() and any(not one.pending for one in self.clients))
     @rule(place=places)
     @step
     def reconnect(self, place: int) -> None:
         """A client whose stream has ended comes back."""
-        exchange = self.pick(place)
-        if not exchange.pending:
-            self.clients.append(exchange.reconnect())
+        self._note_phases()
+        ended = [exchange for exchange in self.clients if not exchange.pending]
+        if ended:
+            self.clients.append(ended[place % len(ended)].reconnect())
 
     @precondition(lambda self: self._is_up())
     @rule(grace=seconds)

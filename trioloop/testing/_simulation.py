@@ -27,12 +27,11 @@ from .._core._ref import HandlerRef
 from .._web._hub import Hub
 from ._clock import VirtualClock
 from ._exchange import Disconnect, Exchange
-from ._fake_client import bare_error
 from ._journal import Journal
 from ._judge import Judge
 from ._laws import Violation
 from ._schedule import Policy, Schedule, scheduled_by
-from ._world import World, event_stream_headers, make_request
+from ._world import World, bare_error, check_step, event_stream_headers, make_request
 
 ResultT = TypeVar("ResultT")
 
@@ -72,7 +71,7 @@ class Simulation:
         notice: whether the server tells of a shutdown, as ``trioloop serve`` does; ``False`` is the
             stock worker, which only cancels.
         laws: whether the laws of the machine are checked after every step; a broken one is
-            a `LawBroken`. Callbacks have to let Trio cancel them, or law 8 will not hold.
+            a ``LawBroken``. Callbacks have to let Trio cancel them, or law 8 will not hold.
 
     Raises:
         TypeError: the application has no hub.
@@ -83,6 +82,7 @@ class Simulation:
         journal: who did what, and when.
         schedule: the order of tasks, as it came out.
         stuck: after the end, the names of tasks that could not be cancelled.
+        made_at: file and line.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Simulation:
         self._thread_error: SimulationError | None = None
         self._begun = trio.Event()
         self._io_tasks = math.inf  # tasks of Trio's own that wait for real I/O
-        self._made_at = _line_of_caller()
+        self.made_at = _line_of_caller()
         self.stuck: list[str] = []
         self._stack = ExitStack()
 
@@ -138,9 +138,9 @@ class Simulation:
     def _refuse_company(self) -> None:
         other = Simulation._running
         if other is not None:
-            what = "could not be ended" if other._closed else "has not been closed"
+            what = "could not be ended" if other.closed else "has not been closed"
             raise SimulationError(
-                f"the simulation that was made at {other._made_at} {what}; use it as a context"
+                f"the simulation that was made at {other.made_at} {what}; use it as a context"
                 " manager, and it ends with its test"
             )
         if trio.lowlevel.in_trio_run():
@@ -158,8 +158,10 @@ class Simulation:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-        if exc is None and self._judge is not None:
-            self._judge.finish()
+        if exc is None:
+            self._raise_if_over()
+            if self._judge is not None:
+                self._judge.finish()
 
     def _start_up(self) -> None:
         self._settle()
@@ -187,10 +189,9 @@ class Simulation:
         """Stands where Trio waits for its turn to start a thread."""
         await trio.lowlevel.checkpoint()
         task = trio.lowlevel.current_task().name
-        self._thread_error = SimulationError(
-            _NOT_SIMULATED.format(f"the task {task!r} wants a thread")
-        )
-        raise self._thread_error
+        sentence = _NOT_SIMULATED.format(f"the task {task!r} wants a thread")
+        self._thread_error = SimulationError(sentence)  # for the test, whoever catches the other
+        raise SimulationError(sentence)
 
     def settle(self) -> None:
         """Run until everything waits. No time passes.
@@ -207,7 +208,7 @@ class Simulation:
     def _settle(self) -> None:
         statistics = trio.lowlevel.current_statistics
         for _ in range(MAX_TICKS):
-            if self._outcome is not None or (self._thread_error and not self._closed):
+            if self._outcome is not None or not self._steps:
                 return
             now = statistics()
             if not (
@@ -235,11 +236,15 @@ class Simulation:
             error, self._thread_error = self._thread_error, None
             raise error
         if self._world.lifespan_error is not None:
-            error_of_app, self._world.lifespan_error = self._world.lifespan_error, None
-            raise error_of_app
+            self._world.check_lifespan()
         if isinstance(self._outcome, outcomes.Error) and not self._closed:
             self.close()
             raise bare_error(self._outcome.error)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
 
     def close(self) -> None:
         """End the run: the lifespan ends, clients vanish, whatever is left is cancelled.
@@ -307,8 +312,7 @@ class Simulation:
         Raises:
             ValueError: negative or infinite.
         """
-        if not 0 <= seconds < math.inf:
-            raise ValueError(f"time moves forward by some seconds, not by {seconds!r}")
+        check_step(seconds)
         self._world.journal.note("test", "advances", seconds)
         end = self.now() + seconds
         self.settle()
@@ -336,7 +340,12 @@ class Simulation:
 
         Args:
             seconds: zero or more.
+
+        Raises:
+            ValueError: negative or infinite.
         """
+        check_step(seconds)
+        self._must_run()
         self._world.journal.note("test", "lags", seconds)
         self._clock.move_to(self.now() + seconds)
         self.settle()

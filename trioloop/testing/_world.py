@@ -6,10 +6,11 @@ Law of this file: nothing here waits for the application; the faces do.
 from __future__ import annotations
 
 import json as json_module
+import math
 import random
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import trio
 from starlette.types import ASGIApp, Message, Scope
@@ -70,6 +71,7 @@ class World:
     async def run_lifespan(self) -> None:
         """The server's side of the lifespan protocol, as Hypercorn speaks it."""
         events: list[Message] = [{"type": "lifespan.startup"}]
+        failures: list[str] = []
 
         async def receive() -> Message:
             if events:
@@ -83,14 +85,16 @@ class World:
             if message["type"] == "lifespan.startup.complete":
                 self._started.set()
             elif message["type"].endswith("failed"):
-                raise RuntimeError(message.get("message", message["type"]))
+                failures.append(message.get("message") or message["type"])
 
         scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
         try:
             with _Hooks(self):
                 await self.app(scope, receive, send)
+            if failures:  # and it has not raised
+                self.lifespan_error = RuntimeError(failures[0])
         except Exception as error:
-            self.lifespan_error = error
+            self.lifespan_error = bare_error(error)
         finally:
             self._stopped.set()
 
@@ -98,6 +102,19 @@ class World:
     def started(self) -> bool:
         """Whether the application has started up."""
         return self._started.is_set()
+
+    def check_lifespan(self) -> None:
+        """Raise what the application's lifespan has raised.
+
+        Raises:
+            RuntimeError: it has neither raised nor started up.
+            Exception: what it has raised; once.
+        """
+        if self.lifespan_error is not None:
+            error, self.lifespan_error = self.lifespan_error, None
+            raise error
+        if not self.started:
+            raise RuntimeError("the application's lifespan did not complete its start-up")
 
     @property
     def stopped(self) -> bool:
@@ -226,6 +243,26 @@ class _Hooks:
 
     def __exit__(self, *exc_info: object) -> None:
         self._world.hub.observer, self._world.hub.dead_letter = self._saved
+
+
+def bare_error(error: BaseException) -> BaseException:
+    """The error itself, out of groups that have no other; an interrupt, out of any group."""
+    if isinstance(error, BaseExceptionGroup):
+        interrupt = error.subgroup((KeyboardInterrupt, SystemExit))
+        group = cast("BaseExceptionGroup[BaseException]", interrupt or error)
+        if len(group.exceptions) == 1 or interrupt is not None:
+            return bare_error(group.exceptions[0])
+    return error
+
+
+def check_step(seconds: float) -> None:
+    """Refuse a step of time that is none.
+
+    Raises:
+        ValueError: negative, infinite or no number.
+    """
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"time moves forward by some seconds, not by {seconds!r}")
 
 
 def find_hub(app: Any) -> Hub:

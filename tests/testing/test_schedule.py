@@ -1,0 +1,123 @@
+"""Which task goes first; the private names of Trio that it needs, and what is left without them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+from support.endings import PLAYED, play
+from trio._core import _run
+
+from trioloop import App
+from trioloop.testing import Schedule, Simulation, SimulationError, _explore, _schedule
+from trioloop.testing._schedule import scheduled_by
+
+
+def run_four_tasks(policy):
+    """Four tasks that become ready together, twice: the order in which they ran, and the schedule."""
+    ran = []
+
+    async def walk(name):
+        for _ in range(2):
+            ran.append(name)
+            await trio.lowlevel.checkpoint()
+
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for name in "abcd":
+                nursery.start_soon(walk, name, name=f"module.{name}")
+
+    schedule = Schedule(policy)
+    with scheduled_by(schedule):
+        trio.run(main)
+    return "".join(ran), schedule
+
+
+def test_trio_has_the_private_names():
+    """When this fails, Trio has changed: `_schedule` is the only module to look at."""
+    assert isinstance(_run._r, random.Random)
+    assert _run._ALLOW_DETERMINISTIC_SCHEDULING is False
+    assert _schedule.AVAILABLE
+
+
+@pytest.mark.parametrize(
+    "policy, order",
+    [("spawn order", "abcdabcd"), ("reverse", "dcba"), ({1: (1, 0, 2, 3)}, "bacd"), ({}, "abcd")],
+)
+def test_the_order_is_that_of_the_policy(policy, order):
+    ran, _ = run_four_tasks(policy)
+    assert ran[: len(order)] == order
+
+
+def test_seeds_differ_and_each_is_always_the_same():
+    orders = [run_four_tasks(seed)[0] for seed in range(20)]
+    assert len(set(orders)) >= 15
+    assert orders == [run_four_tasks(seed)[0] for seed in range(20)]
+
+
+def test_what_was_done_is_a_plan_and_a_sentence():
+    ran, schedule = run_four_tasks({1: (1, 0, 2, 3)})
+    assert ran.startswith("bacd")
+    assert schedule.plan == {1: (1, 0, 2, 3)}
+    assert schedule.describe() == "spawn order, except: at t=0 ran b < a < c < d".replace(
+        "t=0", f"t={schedule.reorderings[0].time:g}"
+    )
+    assert run_four_tasks("spawn order")[1].describe() == "spawn order"
+
+
+def test_a_plan_that_does_not_fit_is_passed_over():
+    ran, schedule = run_four_tasks({1: (1, 0), 2: (5, 5, 5, 5), 99: (0, 1)})
+    assert ran == "abcdabcd"
+    assert schedule.plan == {}
+
+
+@pytest.mark.parametrize(
+    "policy, error, sentence",
+    [
+        (True, TypeError, "a schedule is a seed, a plan or a policy's name, not True"),
+        (1.5, TypeError, "a seed, a plan"),
+        (None, TypeError, "a seed, a plan"),
+        ("random", ValueError, "a policy is 'spawn order' or 'reverse', not 'random'"),
+    ],
+)
+def test_what_is_no_policy_is_refused(policy, error, sentence):
+    with pytest.raises(error, match=sentence):
+        Schedule(policy)
+
+
+def test_trio_gets_its_own_random_source_back():
+    before = _run._r, _run._ALLOW_DETERMINISTIC_SCHEDULING
+    with pytest.raises(KeyError), scheduled_by(Schedule()):
+        raise KeyError
+    with Simulation(App()):
+        assert _run._r is not before[0]
+    assert (_run._r, _run._ALLOW_DETERMINISTIC_SCHEDULING) == before
+
+
+# -- without them ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_private_names(monkeypatch):
+    for module in (_schedule, _explore):
+        monkeypatch.setattr(module, "AVAILABLE", False)
+    monkeypatch.setattr(_run, "_r", refusing := random.Random(7))
+    yield
+    assert _run._r is refusing
+
+
+@pytest.mark.parametrize("cell", PLAYED[::7], ids=" / ".join)
+def test_everything_else_works_without_the_private_names(without_private_names, cell):
+    play(cell)
+
+
+def test_a_chosen_schedule_is_passed_over_without_them(without_private_names):
+    with Simulation(App(), schedule=7) as sim:
+        sim.get("/nowhere")
+    assert sim.schedule.plan == {}
+
+
+def test_exploring_says_that_it_cannot(without_private_names):
+    with pytest.raises(SimulationError, match="schedules cannot be chosen"):
+        _explore.explore(App, lambda sim: None)
