@@ -103,6 +103,34 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session
+def matrix(session: nox.Session) -> None:
+    """Print which terminate reason is reached in which phase of which transport."""
+    session.install(".[test]")
+    session.run("python", "tests/support/endings.py")
+
+
+@nox.session
+def determinism(session: nox.Session) -> None:
+    """One scenario 1,000 times, in 50 processes with different hash seeds: one transcript."""
+    session.install(".[test]")
+    session.run("pytest", "tests/testing/test_determinism.py", env={"TRIOLOOP_LONG": "1"})
+
+
+@nox.session
+def faithful(session: nox.Session) -> None:
+    """20,000 generated scenarios on the fake and on Hypercorn in memory, 2,000 over TCP."""
+    session.install(".[test]")
+    session.run("pytest", "tests/testing/test_faithful.py", env={"TRIOLOOP_LONG": "1"})
+
+
+@nox.session
+def power(session: nox.Session) -> None:
+    """How many examples the state machine needs to find each planted bug."""
+    session.install(".[test]")
+    session.run("python", "tests/support/power.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Every program in ``bench``, one after the other. Arguments go to each, such as ``--quick``."""
     files = sorted(ROOT.glob("bench/*.py"))

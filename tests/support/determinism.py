@@ -93,6 +93,7 @@ def tell_all() -> str:
         sim.ref(polls[0]).send_without_settling("answer")
         sim.lag(2)
         streams.append(streams[2].reconnect())
+        polls.append(sim.get("/poll?who=joe"))
         sim.advance(4)
         sim.run(ask_everybody, sim)
         sim.advance_to_next_deadline()

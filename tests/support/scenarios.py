@@ -385,7 +385,7 @@ class Plain:
                 raise RuntimeError("raise")
             case "start":
                 headers = [(b"content-length", b"%d" % arg)] if arg and arg < 200 else []
-                status = arg if arg >= 200 else 200
+                status = max(arg, 200)
                 await send({"type": "http.response.start", "status": status, "headers": headers})
             case "body" | "last":
                 more = verb == "body"

@@ -23,7 +23,7 @@ import struct
 import termios
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import h11
 import trio
@@ -512,7 +512,7 @@ class T2(WireSimulation):
         self.settle()
         assert self.app.hub.running
 
-    def __enter__(self) -> T2:
+    def __enter__(self) -> Self:
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(5)
@@ -537,8 +537,7 @@ class T2(WireSimulation):
 
     def _look_at_sockets(self) -> bool:
         """Whether the sockets have given anybody something to do."""
-        quiet = 0
-        for _ in range(MOST_LOOKS):
+        for look in range(MOST_LOOKS):
             if self._outcome is not None:
                 return False
             read = [exchange.pull() for exchange in self.exchanges]
@@ -548,8 +547,7 @@ class T2(WireSimulation):
                     return False
             if any(read) or trio.lowlevel.current_statistics().tasks_runnable:
                 return True
-            quiet += 1
-            if quiet >= LOOKS and not any(one.undelivered() for one in self.exchanges):
+            if look >= LOOKS and not any(one.undelivered() for one in self.exchanges):
                 return False
             waiting = [exchange.socket for exchange in self.exchanges if exchange.awaited()]
             select.select(waiting, [], [], PAUSE)

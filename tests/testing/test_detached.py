@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from starlette.requests import ClientDisconnect
 
 from trioloop import (
@@ -84,9 +85,8 @@ def test_handlers_with_the_same_hub_meet_and_messages_wait():
 
 def test_a_body_that_was_not_sent_ends_at_once():
     poll = detached(Poll(), method="POST")
-    coroutine = poll.request.body()
     with pytest.raises(ClientDisconnect):
-        coroutine.send(None)
+        trio.run(poll.request.body)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import trio
 from support import determinism
@@ -65,7 +66,7 @@ def test_the_seed_and_the_schedule_make_a_difference(monkeypatch):
 class Walker(LoopHandler):
     """Takes three steps, and others may step in between."""
 
-    steps = []
+    steps: ClassVar[list[int]] = []
 
     async def info(self, number):
         for _ in range(3):
