@@ -106,7 +106,11 @@ def test_nothing_is_public_that_is_not_promised(facade):
     assert public <= set(facade.__all__)
 
 
-@pytest.mark.parametrize("promised", CLASSES)
+# Hypothesis' own base class, from which HandlerMachine derives, has annotations that cannot.
+OURS = [promised for promised in CLASSES if not promised.endswith(".HandlerMachine")]
+
+
+@pytest.mark.parametrize("promised", OURS)
 def test_the_annotations_of_a_public_class_can_be_evaluated(promised):
     typing.get_type_hints(value_of(promised))
 
