@@ -6,7 +6,7 @@ import math
 
 import pytest
 import trio
-from support.fake import Graveyard, Poll, Stream, serve, settle
+from support.fake import Graveyard, Poll, serve, settle
 
 from trioloop import Crashed, Hibernate, KeepLatest, Overflow, Overflowed, SendAfter
 

@@ -69,7 +69,7 @@ class Handler(Generic[MessageT]):
         """
         value: object = message
         items = cast("Sequence[object]", value) if isinstance(value, (list, tuple)) else ()
-        if all(isinstance(item, self.command_types) for item in items or [value]):
+        if all(isinstance(item, self.command_types) for item in items or [message]):
             return message
         name = type(self).__name__
         raise TypeError(f"{name} got the message {message!r} but defines no info(); write one")

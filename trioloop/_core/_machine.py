@@ -114,11 +114,11 @@ class Machine:
         self.callback: CallbackName = "init"  # the one that is being awaited
         self.hibernating: bool = False
         self.used_nursery: bool = False
-        self.woken = False  # the wait was to end, which uses up its scope
+        self.woken: bool = False  # the wait was to end, which uses up its scope
         self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
-        self.alarm_at = math.inf  # when the alarm rings
+        self.alarm_at: float = math.inf  # when the alarm rings
         self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
         self.current: object = NOTHING  # the message whose callback runs
         self.postpone: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import trio
+from starlette.requests import Request
 from starlette.types import Message
 
 from .._web._hub import Hub
@@ -60,12 +61,13 @@ def detached(
     request = make_request(method, path, headers=headers, body=b"")
     scope = {**request.scope(None), "path_params": dict(path_params or {})}
     equip(handler, hub, Link(scope, _receive, _send))
+    handler.request = Request(scope, _receive)  # nobody listens to the link
     return handler
 
 
 async def _receive() -> Message:
     await trio.lowlevel.checkpoint()
-    return {"type": "http.disconnect"}
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 async def _send(_message: Message) -> None:

@@ -105,7 +105,7 @@ class Simulation:
         self._thread_error: SimulationError | None = None
         self._begun = trio.Event()
         self._io_tasks = math.inf  # tasks of Trio's own that wait for real I/O
-        self.made_at = _line_of_caller()
+        self.made_at: str = _line_of_caller()
         self.stuck: list[str] = []
         self._stack = ExitStack()
 

@@ -247,12 +247,13 @@ class _Hooks:
 
 def bare_error(error: BaseException) -> BaseException:
     """The error itself, out of groups that have no other; an interrupt, out of any group."""
-    if isinstance(error, BaseExceptionGroup):
-        interrupt = error.subgroup((KeyboardInterrupt, SystemExit))
-        group = cast("BaseExceptionGroup[BaseException]", interrupt or error)
-        if len(group.exceptions) == 1 or interrupt is not None:
-            return bare_error(group.exceptions[0])
-    return error
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    interrupt = group.subgroup((KeyboardInterrupt, SystemExit))
+    if interrupt is not None or len(group.exceptions) == 1:
+        return bare_error((interrupt or group).exceptions[0])
+    return group
 
 
 def check_step(seconds: float) -> None:
