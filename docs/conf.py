@@ -31,13 +31,14 @@ napoleon_use_rtype = False  # types are in the signatures: a colon after "Return
 # intersphinx, because it fetches their inventories, and the documentation must build offline.
 elsewhere = {
     *sys.stdlib_module_names,
-    *("anyio", "fastapi", "hypercorn", "starlette", "trio", "typing_extensions"),
+    *("anyio", "fastapi", "hypercorn", "hypothesis", "starlette", "trio", "typing_extensions"),
 }
 nitpick_ignore = [
     # In signatures, but nothing that a user makes or derives from.
     ("py:class", "trioloop._core._handler.Handler"),
     ("py:class", "trioloop._web._hub.Endpoint"),
     ("py:class", "trioloop.testing._exchange.Exchange"),
+    ("py:class", "trioloop.testing._messages.Eighths"),
     # Where `__module__` says trioloop, autodoc looks there for the names in annotations, in vain.
     ("py:class", "Application"),
     ("py:class", "Config"),

@@ -31,8 +31,15 @@ from typing import Annotated, Literal
 from annotated_types import MaxLen, MinLen
 from starlette.requests import Request
 
-from trioloop import App, EventStreamHandler, LoopHandler, Outcome, Reply, ServerSentEvent
-from trioloop import TerminateReason
+from trioloop import (
+    App,
+    EventStreamHandler,
+    LoopHandler,
+    Outcome,
+    Reply,
+    ServerSentEvent,
+    TerminateReason,
+)
 
 
 class Urgency(enum.Enum):
@@ -136,13 +143,14 @@ class CloseTicket(LoopHandler):
 
     def init(self, request: Request) -> Reply:
         """Find the desk by its id."""
-        desk = self.hub.whereis(request.path_params["desk"])
-        outcome = request.query_params.get("outcome")
-        if outcome not in ("solved", "refused"):
-            return Reply(400, "the outcome is solved or refused\n")
-        if desk is None or not desk.send_nowait(Close(outcome)):
-            return Reply(404, "this desk is not open\n")
-        return Reply(202, "closed\n")
+        match request.query_params.get("outcome"):
+            case "solved" | "refused" as outcome:
+                desk = self.hub.whereis(request.path_params["desk"])
+                if desk is None or not desk.send_nowait(Close(outcome)):
+                    return Reply(404, "this desk is not open\n")
+                return Reply(202, "closed\n")
+            case _:
+                return Reply(400, "the outcome is solved or refused\n")
 
 
 def make_app(desk: Callable[[], TicketDesk] = TicketDesk) -> App:

@@ -11,6 +11,10 @@ from support.fake import Graveyard, Poll, serve, settle
 from trioloop import Crashed, Hibernate, KeepLatest, Overflow, Overflowed, SendAfter
 
 
+def policy_name(policy):
+    return getattr(policy, "name", "KeepLatest")
+
+
 async def busy(message):
     await trio.sleep(1)
 
@@ -25,7 +29,7 @@ async def start_busy(client, poll):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-@pytest.mark.parametrize("policy", list(Overflow), ids=repr)
+@pytest.mark.parametrize("policy", list(Overflow), ids=policy_name)
 async def test_the_limit_counts_messages_accepted_and_not_started_when_busy(
     autojump_clock, policy, size
 ):
@@ -39,7 +43,7 @@ async def test_the_limit_counts_messages_accepted_and_not_started_when_busy(
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-@pytest.mark.parametrize("policy", list(Overflow), ids=repr)
+@pytest.mark.parametrize("policy", list(Overflow), ids=policy_name)
 async def test_the_limit_is_the_same_when_the_handler_waits(autojump_clock, policy, size):
     poll = Poll(mailbox_size=size, overflow=policy)
     async with serve() as client:
@@ -49,7 +53,7 @@ async def test_the_limit_is_the_same_when_the_handler_waits(autojump_clock, poli
         assert try_to_send(poll, "too many") is (policy is Overflow.DROP_OLDEST)
 
 
-@pytest.mark.parametrize("policy", list(Overflow), ids=repr)
+@pytest.mark.parametrize("policy", list(Overflow), ids=policy_name)
 async def test_a_started_message_makes_room_for_one(autojump_clock, policy):
     poll = Poll(busy, mailbox_size=1, overflow=policy)
     async with serve() as client:
@@ -488,7 +492,9 @@ async def test_the_key_function_does_not_see_messages_of_the_machine(autojump_cl
 # -- beyond the limit ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [*Overflow, KeepLatest(lambda message: message)], ids=repr)
+@pytest.mark.parametrize(
+    "policy", [*Overflow, KeepLatest(lambda message: message)], ids=policy_name
+)
 async def test_timers_and_monitors_are_accepted_beyond_the_limit(autojump_clock, policy):
     poll, other = Poll(busy, mailbox_size=1, overflow=policy), Poll()
     poll.init = lambda request: [SendAfter(0.25, f"timer {number}") for number in range(3)]

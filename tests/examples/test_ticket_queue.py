@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -93,32 +94,31 @@ def test_the_machine_finds_nothing_in_the_corrected_desk():
     DeskMachine.assert_reached_all((Crashed, Disconnected, ShutDown))
 
 
-@pytest.mark.parametrize("desk", [TicketDesk, HastyDesk])
-def test_both_versions_keep_the_laws(desk):
-    """The laws are the library's: what a queue of tickets owes to people is for its own invariant."""
+def test_the_laws_alone_do_not_find_it():
+    """They are the library's; whether tickets may wait is for the desk's own invariant to say."""
 
-    class Machine(HandlerMachine):
-        handler = desk
-        app = functools.partial(make_app, desk)
+    class LawsOnly(HandlerMachine):
+        handler = HastyDesk
+        app = functools.partial(make_app, HastyDesk)
         path = "/desk"
 
-    run(Machine, 30)
+    run(LawsOnly, 30)
 
 
-def test_the_laws_alone_in_one_line():
+def test_the_laws_in_one_line():
     class LonelyDesk(TicketDesk):
         def init(self, request):
-            request.app.state.queue = example.deque()
+            request.app.state.queue = deque()  # there is no `make_app` here to make one
             return super().init(request)
 
-    machine = check_handler(LonelyDesk, messages=messages_for(TicketDesk), examples=20, steps=15)
+    machine = check_handler(LonelyDesk, examples=20, steps=15)
     assert machine.reached
 
 
 # -- what it found, as a test ---------------------------------------------------------------------
 
 
-def two_tickets_at_one_moment(sim: Simulation) -> list[str]:
+def two_tickets_at_one_moment(sim):
     """What two desks show."""
     desks = [sim.sse("/desk"), sim.sse("/desk")]
     sim.ref(desks[0]).burst(Ticket("the printer burns"), Ticket("the tea is cold"))
@@ -179,7 +179,7 @@ def test_what_is_refused(path, body, status):
 
 def test_callbacks_as_functions():
     desk = detached(TicketDesk())
-    desk.queue = example.deque()
+    desk.queue = deque()
     assert desk.take() == []
     desk.info(Ticket("the tea is cold"))
     assert [event.data for event in desk.info(Look())] == ["the tea is cold"]

@@ -119,4 +119,4 @@ def count(runs: int) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(count(int(sys.argv[1]))))  # noqa: T201 - a program
+    print(json.dumps(count(int(sys.argv[1]))))

@@ -702,4 +702,4 @@ def _line(fields: list[str], widths: list[int]) -> str:
 if __name__ == "__main__":
     logging.disable()
     for line in matrix():
-        print(line)  # noqa: T201 - a program
+        print(line)

@@ -124,6 +124,12 @@ CORNERS: dict[str, Scenario] = {
     "an end that is never taken": (
         *(Open("events"), Stall(0), Tell(0, (Do("quit"),)), Advance(72), Resume(0)),
     ),
+    "a window of two chunks of 26 bytes": (
+        *(Open("plain", init="start,hold:8,body:20,body:20,drain"), Stall(0, 52), Advance(16)),
+    ),
+    "a window of a byte less": (
+        *(Open("plain", init="start,hold:8,body:20,body:20,drain"), Stall(0, 51), Advance(16)),
+    ),
     "a client that reads byte after byte": (
         *(Open("events"), Stall(0, 1), Tell(0, (Do("say", 20),)), Read(0, 10), Advance(8)),
         *(Read(0, 400), Advance(8), Resume(0)),

@@ -118,10 +118,8 @@ def test_under_pytest_trios_trio_mode(elsewhere):
 
 
 def test_under_pytest_trio_with_a_mark(elsewhere):
-    marked = "import pytest\n" + ASYNC.replace(
-        "    async def", "    @pytest.mark.trio\n    async def"
-    )
-    assert_passed(run_pytest(elsewhere, tests=[SIMULATED, dedent(marked)]), 2)
+    marked = ASYNC.replace("    async def", "    @pytest.mark.trio\n    async def")
+    assert_passed(run_pytest(elsewhere, tests=["import pytest", SIMULATED, marked]), 2)
 
 
 def test_under_plain_pytest(elsewhere):
@@ -253,7 +251,6 @@ def test_a_failing_test_spoils_no_other(elsewhere):
     """
     result = run_pytest(elsewhere, tests=[failing, SIMULATED, ASYNC], ini="trio_mode = true")
     assert outcomes(result) == {"failed": 2, "passed": 2}
-    assert "ExceptionGroup" not in result.stdout
 
 
 def test_an_interrupt_ends_pytest_at_once(elsewhere):
@@ -358,7 +355,7 @@ BUSY = """
             streams[2].disconnect("vanish")
             streams[3].disconnect("half")
             sim.ref(streams[4]).send("crash")
-            sim.later(100, print)
+            sim.later(100, gc.collect)
 
     async def fake(clients):
         async with clients(app) as client:

@@ -95,7 +95,7 @@ def messages_for(handler: Any, *, extra: Mapping[Any, Strategy] | None = None) -
 
     It knows dataclasses, unions, ``Literal``, enums, named tuples, typed dictionaries, built-in
     types and collections of all these, and ``Annotated``: the constraints of annotated-types, a
-    strategy of your own, or ``Seconds``. Any other type is looked up with ``from_type``.
+    strategy of your own, or `Seconds`. Any other type is looked up with ``from_type``.
 
     `Down`, `Joined` and `Left` in a union are left out: the hub sends those. A field that says too
     little and has a default keeps its default.

@@ -71,7 +71,7 @@ class Simulation:
         notice: whether the server tells of a shutdown, as ``trioloop serve`` does; ``False`` is the
             stock worker, which only cancels.
         laws: whether the laws of the machine are checked after every step; a broken one is
-            a ``LawBroken``. Callbacks have to let Trio cancel them, or law 8 will not hold.
+            a `LawBroken`. Callbacks have to let Trio cancel them, or law 8 will not hold.
 
     Raises:
         TypeError: the application has no hub.
