@@ -25,7 +25,12 @@ SERVER = {"_wire", "hypercorn", "h11", "h2", "wsproto", "trio"}
 MAY_IMPORT = {
     "_core": {"trio"},
     "_wire": set(),
-    "_web": {"_core", "_wire", "starlette", "trio"},  # docs/design.md: the link waits, in Trio's words
+    "_web": {
+        "_core",
+        "_wire",
+        "starlette",
+        "trio",
+    },  # docs/design.md: the link waits, in Trio's words
     "pubsub": {"_core", "_wire"},
     "pubsub.redis": {"_core", "_wire", "pubsub", "redis"},
     "metrics": {"_core"},

@@ -63,7 +63,9 @@ class Change:
             raise LookupError(f"{self.function} has {self.old!r} {source.count(self.old)} times")
         code = source.replace(self.old, self.new)
         # super() without arguments looks for __class__ in the function around it.
-        nested = f"def make(__class__):\n{textwrap.indent(code, '    ')}\n    return {self.function}"
+        nested = (
+            f"def make(__class__):\n{textwrap.indent(code, '    ')}\n    return {self.function}"
+        )
         names = vars(sys.modules[original.__module__])
         made: dict[str, Any] = {}
         exec(compile(nested, f"<{self.function} with a bug>", "exec"), names, made)
@@ -229,9 +231,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "Postpone loses the order",
         StreamMachine,
         (2,),
-        (
-            Change(Machine, "message_done", "self._retrying or self.handled", "-self.handled"),
-        ),
+        (Change(Machine, "message_done", "self._retrying or self.handled", "-self.handled"),),
     ),
     Mutant(
         "Then handled after the mailbox",
@@ -330,11 +330,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "crash told as Stopped",
         StreamMachine,
         (4,),
-        (
-            Change(
-                Machine, "crash", "self.end(Crashed(error, callback))", "self.end(Stopped())"
-            ),
-        ),
+        (Change(Machine, "crash", "self.end(Crashed(error, callback))", "self.end(Stopped())"),),
     ),
     Mutant(
         "group member left behind",

@@ -124,14 +124,19 @@ def main(arguments: Iterable[str] | None = None) -> None:
     ]
     results: dict[int, list[Any]] = {place: [] for place in places}
     with ProcessPoolExecutor(options.jobs) as pool:
-        jobs = [(place, seeded, options.limit) for place in places for seeded in range(options.seeds)]
+        jobs = [
+            (place, seeded, options.limit) for place in places for seeded in range(options.seeds)
+        ]
         for place, *result in pool.map(one, jobs):
             results[place].append(result)
             if len(results[place]) == options.seeds:
                 numbers = sorted(n for n, *_ in results[place])
                 laws = sorted({law for _, law, _ in results[place]})
                 errors = {e for *_, e in results[place] if e and e != "None"}
-                print(f"{MUTANTS[place].name:45} {statistics.median(numbers):8.1f} {laws} {numbers} {errors}", flush=True)
+                print(
+                    f"{MUTANTS[place].name:45} {statistics.median(numbers):8.1f} {laws} {numbers} {errors}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ class Judge:
         elif isinstance(reason, Crashed):
             right = cut or exchange.status == 500
         elif isinstance(reason, ShutDown):
-            right = complete or not self._world.gives_notice
+            right = complete or acceptor.cancelled or not self._world.gives_notice
         elif isinstance(reason, Failed):
             right = cut or isinstance(reason.error, SendTimedOut)  # it may read what had waited
         else:

@@ -158,6 +158,7 @@ class Acceptor:
         self.gone = False
         self.gone_at = math.inf
         self.ending_asked = False  # shutdown, cancellation or an operator's stop
+        self.cancelled = False  # the grace is over: the server does not wait for what is written
         self.told_at = math.inf  # when the handler had to hear of it
         self.blocked_since: float | None = None
         self.patience = math.inf  # for the write that waits
@@ -204,6 +205,7 @@ class Acceptor:
             case "write done":
                 self._unblock()
             case "is cancelled":
+                self.cancelled = True
                 self._tell_to_end()
             case _:
                 pass
@@ -546,7 +548,8 @@ class Acceptor:
 
     def _wrote_all(self) -> bool:
         """Whether everything that was returned had to be written."""
-        return not self.gone and not isinstance(self.reason, (Crashed, Failed, Disconnected))
+        lost = isinstance(self.reason, (Crashed, Failed, Disconnected))
+        return not (lost or self.gone or self.cancelled)
 
     def finish(self, index: int, now: float) -> None:
         """The run is over.
