@@ -128,8 +128,8 @@ async def crash_after(seconds: float) -> None:
 class Common(LoopHandler[Messages | Joined | Left]):
     """What both kinds of handler do alike; timeouts meet on the kit's grid."""
 
-    idle_timeout = 1.0
-    mailbox_size = 2
+    idle_timeout = 1.5
+    mailbox_size = 3
     send_timeout = 1.5
     terminate_timeout = 0.5
 
@@ -193,8 +193,8 @@ class Common(LoopHandler[Messages | Joined | Left]):
 class Stream(EventStreamHandler[Messages | Joined | Left], Common):
     """An event stream."""
 
-    idle_timeout = 1.0
-    keepalive = 0.75
+    idle_timeout = 1.5
+    keepalive = 1.0
 
     def say(self, text: str) -> Any:
         return [ServerSentEvent(text)]

@@ -85,6 +85,7 @@ async def take_turns(m: Machine) -> bool:
             if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
                 await m.flush(m.note_silence())
         return False
+    m.phase = "running"  # the wait was interrupted
     return m.reason is None
 
 

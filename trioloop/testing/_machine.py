@@ -48,7 +48,7 @@ GRID: Final = 8
 """Durations are drawn in eighths of a second: sums stay exact in floats, so ties are real."""
 
 MAX_CLIENTS: Final = 4
-"""Clients at a time; in all, there may be three times as many."""
+"""Clients at a time."""
 
 seconds = st.one_of(st.integers(1, GRID), st.integers(1, 3 * GRID)).map(lambda e: e / GRID)
 policies = cast(
@@ -186,8 +186,10 @@ class HandlerMachine(RuleBasedStateMachine):
         return exchange
 
     def pick(self, place: int) -> SimulatedExchange:
-        """One of the clients, those with a living handler first."""
+        """One of the clients, those with a living handler first. If there is none, one comes."""
         living = [exchange for exchange in self.clients if exchange.reason is None]
+        if not living and self._is_up():
+            living = [self._come()]
         ended = [exchange for exchange in self.clients if exchange.reason is not None]
         return [*living, *ended][place % len(self.clients)]
 
@@ -196,7 +198,7 @@ class HandlerMachine(RuleBasedStateMachine):
 
     def _has_room(self) -> bool:
         living = sum(exchange.reason is None for exchange in self.clients)
-        return self._is_up() and living < MAX_CLIENTS and len(self.clients) < 3 * MAX_CLIENTS
+        return self._is_up() and living < MAX_CLIENTS
 
     def _blocks(self) -> bool:
         return any(
