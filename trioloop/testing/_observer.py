@@ -120,8 +120,8 @@ class Observed:
             self.note("left behind", what)
 
     async def _await(self, callback: str, awaitable: Any) -> Any:
-        if callback != "init":
-            self.phase = "terminating" if callback == "terminate" else "in a callback"
+        phases = {"init": "before the start", "terminate": "terminating"}
+        self.phase = phases.get(callback, "in a callback")
         try:
             outcome = await awaitable
         except BaseException as error:
