@@ -124,6 +124,13 @@ def faithful(session: nox.Session) -> None:
 
 
 @nox.session
+def traps(session: nox.Session) -> None:
+    """The kit under pytest-trio, plain pytest, pytest-xdist and strict warnings."""
+    session.install(".[test]")
+    session.run("pytest", "tests/testing/test_traps.py", env={"TRIOLOOP_LONG": "1"})
+
+
+@nox.session
 def power(session: nox.Session) -> None:
     """How many examples the state machine needs to find each planted bug."""
     session.install(".[test]")

@@ -133,11 +133,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Change(
                 _loop,
-                "wait_for_message",
-                "    m.scope.shield = True",
-                "    if m.alarm.cancel_called:\n"
-                "        await trio.lowlevel.checkpoint()\n"
-                "    m.scope.shield = True",
+                "take_turns",
+                "                if m.woken:",
+                "                if m.woken:\n                    m.next_message()",
             ),
         ),
     ),
@@ -158,18 +156,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "alarm not set to an earlier time",
         StreamMachine,
         (7,),
-        (Change(Machine, "set_alarm", "self.alarm.deadline = deadline", "pass"),),
+        (
+            Change(
+                _loop,
+                "wait_for_message",
+                "if m.next_deadline() < m.alarm_at:",
+                'if m.alarm_at == float("inf"):',
+            ),
+        ),
     ),
     Mutant(
-        "hibernation sleeps through its timers",
+        "hibernation forgets its timers",
         StreamMachine,
         (7,),
         (
             Change(
                 _loop,
                 "hibernate",
-                "deadline=m.next_deadline()",
-                "deadline=m.silent_since + m.idle_timeout",
+                "await wait_for_message(m)",
+                "m.timers = None\n            await wait_for_message(m)",
             ),
         ),
     ),
@@ -315,8 +320,10 @@ MUTANTS: tuple[Mutant, ...] = (
             Change(
                 _loop,
                 "take_turns",
-                "message = await wait_for_message(m)\n                if m.reason is not None:",
-                "message = await wait_for_message(m)\n                if False:",
+                "                await wait_for_message(m)",
+                "                await wait_for_message(m)\n"
+                "                if m.reason is not None:\n"
+                "                    m.handle(m.next_message())",
             ),
         ),
     ),

@@ -713,7 +713,7 @@ def test_an_application_without_a_hub_is_told():
         """Nothing."""
 
     with pytest.raises(
-        TypeError, match=r"<function .*app.* has no hub; say which one: hub=|hub=\."
+        TypeError, match=r"<function .*app.* has no hub; say which one is meant: hub="
     ):
         Simulation(app)
 

@@ -297,6 +297,9 @@ class Acceptor:
         self.replaced = None
 
     def _dead_letter(self, message: Any) -> None:
+        if self.running in ("info", "notify") and self.current is message:
+            self.running = None  # an `async def` that never began: a write was still before it
+            return
         piles: tuple[deque[Any] | list[Any], ...] = (self.letters_owed, self.first, self.waiting)
         for pile in piles:
             for index, kept in enumerate(pile):
@@ -548,7 +551,7 @@ class Acceptor:
 
     def _wrote_all(self) -> bool:
         """Whether everything that was returned had to be written."""
-        lost = isinstance(self.reason, (Crashed, Failed, Disconnected))
+        lost = isinstance(self.reason, (Crashed, Failed, Disconnected, ShutDown))
         return not (lost or self.gone or self.cancelled)
 
     def finish(self, index: int, now: float) -> None:

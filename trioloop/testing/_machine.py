@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -55,7 +56,9 @@ policies = cast(
     "st.SearchStrategy[Policy]",
     st.one_of(st.just("spawn order"), st.just("reverse"), st.integers(0, 2**32 - 1)),
 )
-places = st.integers(0, MAX_CLIENTS - 1)
+places = st.integers(0, MAX_CLIENTS)
+drawn_messages = st.runner().flatmap(lambda machine: machine.message_strategy())
+drawn_bursts = st.runner().flatmap(lambda machine: machine.burst_strategy())
 
 
 class SimulatedCrash(Exception):
@@ -142,7 +145,7 @@ class HandlerMachine(RuleBasedStateMachine):
         self.steps: list[tuple[str, dict[str, Any]]] = []
         self.clients = []
         self._running = False
-        self._down = False
+        self._grace: float | None = None
         self._phases: dict[SimulatedExchange, str] = {}
 
     # -- the start -------------------------------------------------------------------------------
@@ -166,14 +169,25 @@ class HandlerMachine(RuleBasedStateMachine):
         Raises:
             TypeError: the handler's type says too little.
         """
-        if cls.messages is None:
-            cls.messages = messages_for(cls.handler)
-        return cls.messages
+        return cls.messages if cls.messages is not None else _messages_for(cls.handler)
 
-    @initialize(schedule=policies, seed=st.integers(0, 3))
+    @classmethod
+    def burst_strategy(cls) -> st.SearchStrategy[list[Any]]:
+        """What is sent at once."""
+        return _bursts_of(cls.message_strategy())
+
+    @initialize(schedule=policies, seed=st.integers(0, 3), grace=st.none() | seconds)
     @step
-    def start(self, schedule: Policy, seed: int) -> None:
-        """The application starts, and a client comes."""
+    def start(self, schedule: Policy, seed: int, grace: float | None = None) -> None:
+        """The application starts, and a client comes.
+
+        Args:
+            schedule: which runnable task goes first.
+            seed: of the hub's random source.
+            grace: seconds that the server's shutdown at the end takes at most; `None`: the run
+                ends without one.
+        """
+        self._grace = grace
         app = type(self).make_app()
         self.sim = Simulation(app, seed=seed, schedule=schedule, notice=self.notice, laws=True)
         self.sim.__enter__()
@@ -186,19 +200,26 @@ class HandlerMachine(RuleBasedStateMachine):
         return exchange
 
     def pick(self, place: int) -> SimulatedExchange:
-        """One of the clients, those with a living handler first. If there is none, one comes."""
-        living = [exchange for exchange in self.clients if exchange.reason is None]
-        if not living and self._is_up():
-            living = [self._come()]
-        ended = [exchange for exchange in self.clients if exchange.reason is not None]
-        return [*living, *ended][place % len(self.clients)]
+        """One of the clients: one with a living handler, or the last whose handler has ended.
 
-    def _is_up(self) -> bool:
-        return self._running and not self._down
+        When no handler lives, another client comes.
+
+        Args:
+            place: among the living; ``MAX_CLIENTS`` for the ended one.
+        """
+        living = list(filter(_lives, self.clients))
+        if place == MAX_CLIENTS and len(living) < len(self.clients):
+            return next(one for one in reversed(self.clients) if not _lives(one))
+        return living[place % len(living)] if living else self._come()
 
     def _has_room(self) -> bool:
-        living = sum(exchange.reason is None for exchange in self.clients)
-        return self._is_up() and living < MAX_CLIENTS
+        return sum(map(_lives, self.clients)) < MAX_CLIENTS
+
+    def _stalled(self) -> list[SimulatedExchange]:
+        return [one for one in self.clients if not (one.reads_everything or one.has_left)]
+
+    def _ended(self) -> list[SimulatedExchange]:
+        return [one for one in self.clients if not one.pending]
 
     def _blocks(self) -> bool:
         return any(
@@ -208,14 +229,14 @@ class HandlerMachine(RuleBasedStateMachine):
 
     # -- messages --------------------------------------------------------------------------------
 
-    @rule(place=places, message=st.runner().flatmap(lambda machine: machine.message_strategy()))
+    @rule(place=places, message=drawn_messages)
     @step
     def send(self, place: int, message: Any) -> None:
         """Somebody sends a message."""
         self._note_phases()
         self.sim.ref(self.pick(place)).try_send(message)
 
-    @rule(place=places, message=st.runner().flatmap(lambda machine: machine.message_strategy()))
+    @rule(place=places, message=drawn_messages)
     @step
     def notify(self, place: int, message: Any) -> None:
         """Somebody sends a message for ``notify``."""
@@ -224,7 +245,7 @@ class HandlerMachine(RuleBasedStateMachine):
             self.sim.ref(self.pick(place)).notify(message)
 
     @precondition(lambda self: self._blocks())
-    @rule(place=places, message=st.runner().flatmap(lambda machine: machine.message_strategy()))
+    @rule(place=places, message=drawn_messages)
     @step
     def send_and_wait(self, place: int, message: Any) -> None:
         """A task sends a message, and waits until the mailbox has room."""
@@ -241,9 +262,7 @@ class HandlerMachine(RuleBasedStateMachine):
 
     @rule(
         place=places,
-        messages=st.runner().flatmap(
-            lambda machine: st.lists(machine.message_strategy(), min_size=2, max_size=5)
-        ),
+        messages=drawn_bursts,
     )
     @step
     def burst(self, place: int, messages: list[Any]) -> None:
@@ -253,7 +272,7 @@ class HandlerMachine(RuleBasedStateMachine):
 
     @rule(
         place=places,
-        message=st.runner().flatmap(lambda machine: machine.message_strategy()),
+        message=drawn_messages,
         after=seconds,
     )
     @step
@@ -261,7 +280,7 @@ class HandlerMachine(RuleBasedStateMachine):
         """A task sends a message some time later."""
         self.sim.later(after, self.sim.ref(self.pick(place)).send_without_settling, message)
 
-    @rule(place=places, message=st.runner().flatmap(lambda machine: machine.message_strategy()))
+    @rule(place=places, message=drawn_messages)
     @step
     def send_at_next_deadline(self, place: int, message: Any) -> None:
         """A message comes at the very instant at which something else is due."""
@@ -271,7 +290,7 @@ class HandlerMachine(RuleBasedStateMachine):
 
     @rule(
         place=places,
-        message=st.runner().flatmap(lambda machine: machine.message_strategy()),
+        message=drawn_messages,
         lag=seconds,
     )
     @step
@@ -343,40 +362,32 @@ class HandlerMachine(RuleBasedStateMachine):
         self._note_phases()
         self.pick(place).stall(window)
 
+    @precondition(lambda self: self._stalled())
     @rule(place=places, size=st.sampled_from([1, 16, 256]))
     @step
     def read(self, place: int, size: int) -> None:
         """A client that has stopped reads a little."""
         self._note_phases()
-        self.pick(place).read(size)
+        for exchange in _at(self._stalled(), place):
+            exchange.read(size)
 
+    @precondition(lambda self: self._stalled())
     @rule(place=places)
     @step
     def resume(self, place: int) -> None:
         """A client reads again."""
         self._note_phases()
-        exchange = self.pick(place)
-        if not exchange.has_left:
+        for exchange in _at(self._stalled(), place):
             exchange.resume()
 
-    @precondition(lambda self: self._has_room() and any(not one.pending for one in self.clients))
+    @precondition(lambda self: self._has_room() and self._ended())
     @rule(place=places)
     @step
     def reconnect(self, place: int) -> None:
         """A client whose stream has ended comes back."""
         self._note_phases()
-        ended = [exchange for exchange in self.clients if not exchange.pending]
-        if ended:
-            self.clients.append(ended[place % len(ended)].reconnect())
-
-    @precondition(lambda self: self._is_up())
-    @rule(grace=seconds)
-    @step
-    def shut_down(self, grace: float) -> None:
-        """The server goes down."""
-        self._note_phases()
-        self._down = True
-        self.sim.shut_down(grace)
+        for exchange in _at(self._ended(), place):
+            self.clients.append(exchange.reconnect())
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -387,11 +398,18 @@ class HandlerMachine(RuleBasedStateMachine):
         self._running = False
         self._note_phases()
         try:
-            self.sim.__exit__(None, None, None)
+            if self._grace is not None and sys.exc_info()[0] is None:
+                self.sim.shut_down(self._grace)
         finally:
-            self._count()
-            if currently_in_test_context():  # a pasted test is not in one
-                note(Report(self))  # Hypothesis prints it if it comes to that
+            try:
+                self.sim.__exit__(None, None, None)
+            finally:
+                self._count()
+                self._tell()
+
+    def _tell(self) -> None:
+        if currently_in_test_context():  # a pasted test is not in one
+            note(Report(self))  # Hypothesis prints it if it comes to that
 
     def _note_phases(self) -> None:
         for exchange in self.clients:
@@ -437,6 +455,25 @@ ALL_REASONS: Final[tuple[type[TerminateReason], ...]] = (
     Failed,
     ShutDown,
 )
+
+
+@functools.cache
+def _messages_for(handler: Any) -> st.SearchStrategy[Any]:
+    return messages_for(handler)
+
+
+@functools.lru_cache(maxsize=64)
+def _bursts_of(messages: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(messages, min_size=2, max_size=5)
+
+
+def _lives(exchange: SimulatedExchange) -> bool:
+    return exchange.reason is None and exchange.phase != "terminating"
+
+
+def _at(clients: list[SimulatedExchange], place: int) -> list[SimulatedExchange]:
+    """The one of these that is meant, if there is any."""
+    return [clients[place % len(clients)]] if clients else []
 
 
 class Report:

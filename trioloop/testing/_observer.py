@@ -19,6 +19,9 @@ from .._core._reasons import TerminateReason
 from .._core._ref import HandlerRef
 from ._journal import Journal
 
+NOT_ITS_OWN = ("ref", "hub", "request", "last_event_id")
+"""What the library has set on a handler."""
+
 CALLBACKS = ("init", "info", "notify", "idle", "terminate")
 
 
@@ -51,7 +54,6 @@ class Observed:
         self.handler: Any = machine.handler
         self.ref: HandlerRef[Any] = machine.ref
         self._journal = journal
-        self._own = frozenset(self.handler.__dict__) | {"request", "last_event_id"}
         self.crash_next: Exception | None = None
         self.phase: str = "before the start"
         self._inside = False  # a `def` callback runs
@@ -73,7 +75,7 @@ class Observed:
     @property
     def state(self) -> dict[str, Any]:
         """The attributes that the handler itself has set."""
-        hidden = self._own | set(CALLBACKS)
+        hidden = {*CALLBACKS, *NOT_ITS_OWN}
         return {name: value for name, value in self.handler.__dict__.items() if name not in hidden}
 
     def _call(self, callback: str, method: Callable[..., Any], *args: Any) -> Any:
