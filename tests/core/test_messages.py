@@ -71,6 +71,35 @@ async def test_send_is_a_checkpoint_when_there_is_room(autojump_clock):
             await poll.ref.send("message")
 
 
+async def test_a_send_that_is_cancelled_has_sent_nothing(autojump_clock):
+    poll = Poll()
+    async with serve() as client:
+        client.run(poll)
+        await settle()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await poll.ref.send("message")
+        assert scope.cancelled_caught
+        await settle()
+        assert poll.handled == []
+
+
+async def test_a_send_to_oneself_that_is_cancelled_has_sent_nothing(autojump_clock):
+    async def answer(message):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await poll.ref.send("again")
+        assert scope.cancelled_caught
+
+    poll = Poll(answer)
+    async with serve() as client:
+        client.run(poll)
+        await settle()
+        poll.ref.send_nowait("message")
+        await settle()
+        assert (poll.handled, poll.reasons) == (["message"], [])
+
+
 async def test_any_value_is_a_message(autojump_clock):
     poll, values = Poll(), [None, False, 0, "", b"", (), {}, ValueError("x"), Poll, math.nan]
     async with serve() as client:

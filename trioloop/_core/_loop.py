@@ -73,7 +73,9 @@ async def take_turns(m: Machine) -> bool:
                     m.note_silence()
                 if m.hibernating and not m.has_child_tasks():
                     return False
-                await wait_for_message(m)
+                m.prepare_to_wait()
+                await m.mailbox.wait()
+                m.phase = "running"
                 if m.woken:  # and given a message in the same moment: this scope is used up
                     return m.reason is None
                 continue
@@ -110,22 +112,14 @@ async def look_at_clock(m: Machine) -> None:
         m.silent_since = trio.current_time()
 
 
-async def wait_for_message(m: Machine) -> None:
-    """Wait, and let the alarm, the nursery and the end of the handler interrupt it."""
-    if m.next_deadline() < m.alarm_at:
-        m.set_alarm()
-    m.phase = "waiting"
-    m.woken = False
-    await m.mailbox.wait()
-    m.phase = "running"
-
-
 async def hibernate(m: Machine) -> None:
     """Wait with no nursery, if the handler wants that."""
     if m.hibernating:
         m.nursery, m.used_nursery = None, False
         with trio.CancelScope(shield=True) as m.scope:
-            await wait_for_message(m)
+            m.prepare_to_wait()
+            await m.mailbox.wait()
+        m.phase = "running"
 
 
 async def call_back(

@@ -69,7 +69,7 @@ class Machine:
         "_retries",
         "_retrying",
         "ahead",
-        "alarm_at",
+        "alarm_is_late",
         "belongings",
         "callback",
         "called",
@@ -118,7 +118,7 @@ class Machine:
         self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
-        self.alarm_at: float = math.inf  # when the alarm rings
+        self.alarm_is_late: bool = True  # a deadline may have come closer than the alarm
         self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
         self.current: object = NOTHING  # the message whose callback runs
         self.postpone: bool = False
@@ -300,7 +300,7 @@ class Machine:
 
     def ring(self) -> None:
         """The alarm has rung: let a waiting loop look at the clock."""
-        self.alarm_at = math.inf
+        self.alarm_is_late = True
         self.wake()
 
     def wake(self) -> None:
@@ -309,13 +309,16 @@ class Machine:
             self.woken = True
             self.scope.cancel()
 
-    def set_alarm(self) -> None:
-        """Let the alarm ring no later than the next deadline.
+    def prepare_to_wait(self) -> None:
+        """Let the alarm, the nursery and the end of the handler interrupt what follows.
 
-        It may ring too early, which is cheaper than to move it with every message.
+        The alarm may ring too early, which is cheaper than to move it with every message.
         """
-        self.alarm_at = self.next_deadline()
-        self.output.wake_at(self.alarm_at)
+        if self.alarm_is_late:
+            self.alarm_is_late = False
+            self.output.wake_at(self.next_deadline())
+        self.phase = "waiting"
+        self.woken = False
 
     def is_idle(self, now: float) -> bool:
         """Whether the mailbox has been silent for ``idle_timeout``."""
@@ -396,22 +399,27 @@ class Machine:
 
     def carry_out(self, callback: CallbackName, outcome: object) -> None:
         """Check a return value whole, then do what it says."""
-        several = type(outcome) in (list, tuple)
+        kind = type(outcome)
+        if kind in self.output.plain and kind is not Then:
+            self._perform(callback, outcome)
+            return
+        several = kind in (list, tuple)
         commands = cast("Sequence[object]", outcome) if several else (outcome,)
         problem = self.output.check(callback, commands)
         if problem is not None:
             self.crash(BadReturn(callback, outcome, problem), callback)
             return
-        if len(commands) > 1 or type(outcome) is Then:
-            self.put_first(*[command.message for command in commands if type(command) is Then])
+        self.put_first(*[command.message for command in commands if type(command) is Then])
         for command in commands:
-            perform = _FLOW.get(type(command))
-            if perform is not None:
-                perform(self, command)
-            elif not self._add(callback, command):
+            if not self._perform(callback, command):
                 return
 
-    def _add(self, callback: CallbackName, command: Any) -> bool:
+    def _perform(self, callback: CallbackName, command: Any) -> bool:
+        """Carry out one command; false when it failed, and the others have no place any more."""
+        perform = _FLOW.get(type(command))
+        if perform is not None:
+            perform(self, command)
+            return True
         try:
             if self.output.add(command):
                 self.end(Completed() if callback == "init" else Stopped())
@@ -422,14 +430,18 @@ class Machine:
 
     def _continue(self, command: Continue) -> None:
         if command.idle_timeout is not None:
-            self.idle_timeout = command.idle_timeout
+            self._set_idle_timeout(command.idle_timeout)
         if command.receive_timeout is not None or command.receive is not None:
             self.output.regulate(command)
 
     def _hibernate(self, command: Hibernate) -> None:
         self.hibernating = True
         if command.idle_timeout is not None:
-            self.idle_timeout = command.idle_timeout
+            self._set_idle_timeout(command.idle_timeout)
+
+    def _set_idle_timeout(self, seconds: float) -> None:
+        self.idle_timeout = seconds
+        self.alarm_is_late = True
 
     def _stop(self, command: Stop) -> None:
         self.end(command.reason)
@@ -443,6 +455,7 @@ class Machine:
             self.mailbox.overdue = self.accept_due_timers
         when = trio.current_time() + command.delay
         self.timers.start(when, command.message, command.key)
+        self.alarm_is_late = True
 
     def _cancel_timer(self, command: CancelTimer) -> None:
         if self.timers is not None:
@@ -458,9 +471,13 @@ class Machine:
         if not self.output.pending:
             await trio.lowlevel.checkpoint()
             return
+        output = self.output
         self.phase = "writing"
         try:
-            await self.output.flush(now)
+            while output.pending:
+                await output.write(now)
+                now = trio.current_time()
+                output.written(now)
         except GONE:
             self.end(Disconnected())
         except Exception as error:

@@ -186,7 +186,11 @@ class Mailbox:
         return self._receive.statistics().tasks_waiting_receive > 0
 
     async def put(self, message: object) -> bool:
-        """Accept a message; under ``Overflow.BLOCK`` wait for room, first come, first served."""
+        """Accept a message; under ``Overflow.BLOCK`` wait for room, first come, first served.
+
+        A checkpoint; cancelled, it has accepted nothing.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
             accepted = self.put_nowait(message)
         except trio.WouldBlock:
@@ -198,7 +202,7 @@ class Mailbox:
             self._reserved -= 1
             self.accept(message)
             return True
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return accepted
 
     def _full(self, message: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from ._commands import Continue
@@ -13,11 +13,14 @@ class Output(Protocol):
     """The client's side of one handler. The machine calls it from the handler's own task only.
 
     Attributes:
+        plain: types of commands that are legal now, alone, whatever they hold and whoever returned
+            them: `check` need not be asked.
         pending: messages' worth of output that was added and not written; false when there is none.
         size: bytes pending.
         tick_due: the time (Trio's clock) at which `tick` wants to be called, ``math.inf`` for never.
     """
 
+    plain: frozenset[type]
     pending: int
     size: int
     tick_due: float
@@ -43,16 +46,22 @@ class Output(Protocol):
     def tick(self, now: float) -> None:
         """The time ``tick_due`` has come: add what shows life."""
 
-    async def flush(self, now: float) -> None:
-        """Write what is pending.
+    def write(self, now: float) -> Awaitable[object]:
+        """Begin to write what is pending, or the first piece of it.
+
+        Not a coroutine function: what is awaited for every event is the server's own ``send``.
 
         Args:
-            now: the time (Trio's clock), which the machine has just asked for.
+            now: the time (Trio's clock).
 
-        Raises:
-            OSError: the client is gone.
-            Exception: the write failed.
+        Returns:
+            What to await. It raises `OSError` when the client is gone, and any other exception when
+            the write failed.
         """
+        raise NotImplementedError
+
+    def written(self, now: float) -> None:
+        """That piece is written. ``pending`` says whether another follows."""
 
     async def finish(self, reason: TerminateReason) -> None:
         """Write what is pending, then the ending that the client sees for this reason."""

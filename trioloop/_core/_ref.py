@@ -107,6 +107,7 @@ class HandlerRef(Generic[MessageT]):
         """
         machine = self._machine
         if machine.runs_here():
+            await trio.lowlevel.checkpoint_if_cancelled()
             try:
                 accepted = machine.mailbox.put_nowait(message)
             except trio.WouldBlock:
@@ -114,7 +115,7 @@ class HandlerRef(Generic[MessageT]):
                     "a handler cannot wait for room in its own full mailbox;"
                     " use self.ref.send_nowait() or return Then(message)"
                 ) from None
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return accepted
         return await machine.mailbox.put(message)
 

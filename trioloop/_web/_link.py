@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -204,23 +205,26 @@ class Link:
         more = bool(self._chunks) or not self._complete
         return {"type": "http.request", "body": body, "more_body": more}
 
-    async def write(self, message: Message, now: float) -> None:
-        """Send one ASGI message from the handler's task.
+    def write(self, message: Message, now: float) -> Awaitable[None]:
+        """Begin to send one ASGI message from the handler's task; `written` follows.
 
         Args:
             message: ``http.response.start`` or ``http.response.body``.
             now: the time (Trio's clock).
 
-        Raises:
-            Exception: whatever the server's ``send`` raises.
+        Returns:
+            What to await: it raises whatever the server's ``send`` raises.
         """
         due = self._write_due = now + self.send_timeout
         if self._listening is not None and due < self._listening.deadline:
             self._listening.deadline = due
         self._starting = message["type"] == "http.response.start"
         self._completing = not (self._starting or message.get("more_body", False))
-        self.broken = True
-        await self._send(message)
+        self.broken = True  # until it is written
+        return self._send(message)
+
+    def written(self) -> None:
+        """The message has been sent."""
         self.broken = self._dropped
         self._write_due = math.inf
 

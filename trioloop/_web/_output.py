@@ -10,7 +10,7 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -55,13 +55,14 @@ class HTTPOutput:
     table: ClassVar[Table] = LOOP
 
     __slots__ = (
+        "_ending",
         "_head",
         "_link",
         "_parts",
-        "_plain",
         "_random",
         "_start",
         "pending",
+        "plain",
         "size",
         "state",
         "tick_due",
@@ -72,8 +73,10 @@ class HTTPOutput:
         self._random = random
         self._head: bool = link.scope["method"] == "HEAD"
         self._start: dict[str, Any] | None = None
+        self._ending: bool = False  # the next piece of body is the last
         self._parts: list[bytes] = []
         self.state: ResponseState = ResponseState.WAITING
+        self.plain: frozenset[type] = plain_commands(self.table, self.state)
         self.pending: int = 0
         self.size: int = 0
         self.tick_due: float = math.inf
@@ -111,19 +114,17 @@ class HTTPOutput:
     def tick(self, now: float) -> None:
         self.tick_due = math.inf
 
-    async def flush(self, now: float) -> None:
-        started = self._start is not None
-        if started:
-            await self._write_start(now)
-            now = trio.current_time()
-        body = b"" if self._head else self._take_parts()
-        if body or started:  # servers may hold back the head until there is a body, if an empty one
-            message = {"type": "http.response.body", "body": body, "more_body": True}
-            await self._link.write(message, now)
-        self._flushed()
+    def write(self, now: float) -> Awaitable[object]:
+        if self._start is not None:
+            start, self._start = self._start, None
+            return self._link.write(start, now)
+        # A head is followed by a body, if an empty one: servers may hold it back until there is one.
+        body, more = self._take_parts(), not self._ending
+        message = {"type": "http.response.body", "body": body, "more_body": more}
+        return self._link.write(message, now)
 
-    def _flushed(self) -> None:
-        """Something was written, or nobody wants it."""
+    def written(self, now: float) -> None:
+        self._link.written()
 
     async def finish(self, reason: TerminateReason) -> None:
         if not self._link.broken:
@@ -142,7 +143,7 @@ class HTTPOutput:
 
     def _step(self, step: ResponseStep) -> None:
         self.state = LIFE[self.state][step]
-        self._plain = plain_commands(self.table, self.state)
+        self.plain = plain_commands(self.table, self.state)
 
     def _open(self, status: int, headers: RawHeaders) -> None:
         self._step(ResponseStep.START)
@@ -160,19 +161,22 @@ class HTTPOutput:
     def _add_data(self, data: bytes) -> None:
         if self.state is not ResponseState.OPEN:  # the step that stays is taken so often
             self._step(ResponseStep.DATA)
-        self._parts.append(data)
-        self.pending += 1
-        self.size += len(data)
+        if data:
+            self._parts.append(data)
+            self.pending += 1
+            self.size += len(data)
 
     def _take_parts(self) -> bytes:
         parts, self._parts = self._parts, []
         self.pending = self.size = 0
+        if self._head:
+            return b""
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _write_start(self, now: float) -> None:
-        start, self._start = self._start, None
-        if start is not None:
-            await self._link.write(start, now)
+    async def _write_all(self) -> None:
+        while self.pending:
+            await self.write(trio.current_time())
+            self.written(trio.current_time())
 
     async def _finish(self, ending: Ending, reason: TerminateReason) -> None:
         if ending.farewell is Farewell.NONE:
@@ -182,14 +186,12 @@ class HTTPOutput:
         elif self.state is ResponseState.OPEN and ending.farewell is Farewell.CLEAN:
             self._say_goodbye(reason)
             self._step(ResponseStep.END)
-        now = trio.current_time()
         if self.state is ResponseState.DONE:
-            await self._write_start(now)
-            body = b"" if self._head else self._take_parts()
-            message = {"type": "http.response.body", "body": body, "more_body": False}
-            await self._link.write(message, trio.current_time())
+            self._ending = True
+            self.pending += 1
+            await self._write_all()
         else:
-            await self.flush(now)
+            await self._write_all()
             self._cut()
 
     def _answer(self, ending: Ending, reason: TerminateReason) -> None:
@@ -253,10 +255,11 @@ class EventStreamOutput(HTTPOutput):
         if now >= self.tick_due:
             self._add_data(KEEPALIVE)
 
-    def _flushed(self) -> None:
-        if not self._link.broken:
+    def written(self, now: float) -> None:
+        self._link.written()
+        if not (self._link.broken or self.pending):
             self._first = None
-        self.tick_due = trio.current_time() + self._handler.keepalive  # a slow write is no silence
+        self.tick_due = now + self._handler.keepalive  # a slow write is no silence
 
     def failure(self, error: Exception) -> Callable[[], object] | None:
         event = self._unencodable or self._first
