@@ -103,8 +103,8 @@ class Machine:
         self.idle_timeout: float = handler.idle_timeout
         self.mailbox: Mailbox = make_mailbox(handler.mailbox_size, handler.overflow, self)
         self.ref: HandlerRef[Any] = HandlerRef(self, hub.next_serial())
-        self.belongings: Belongings = Belongings()
-        self.calls: set[Call[Any]] = set()
+        self.belongings: Belongings | None = None
+        self.calls: dict[Call[Any], None] | None = None  # that wait for a reply
         self.timers: Timers | None = None
         self.reason: TerminateReason | None = None
         self.phase: str = "init"
@@ -564,7 +564,7 @@ class Machine:
         assert self.reason is not None
         self.phase = "ended"
         self.hub.forget(self)
-        for call in self.calls:
+        for call in tuple(self.calls or ()):
             call.fail(HandlerEnded(self.reason))
         for watcher in self._monitors or ():
             watcher.tell(Down(self.ref, self.reason))

@@ -154,7 +154,8 @@ class HandlerRef(Generic[MessageT]):
         if machine.runs_here():
             raise RuntimeError("a handler cannot call itself: it would wait for its own callback")
         call = Call[Any](message)
-        machine.calls.add(call)
+        machine.calls = machine.calls or {}
+        machine.calls[call] = None
         try:
             with trio.move_on_after(timeout):
                 if await machine.mailbox.put(call):
@@ -165,7 +166,7 @@ class HandlerRef(Generic[MessageT]):
                     raise HandlerEnded(machine.reason)
             return call.result(timeout)
         finally:
-            machine.calls.discard(call)
+            del machine.calls[call]
 
     def stop(self) -> None:
         """Ask the handler to end with `ShutDown`, as an operator would."""

@@ -9,9 +9,9 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from ._errors import NameTaken
 
@@ -79,21 +79,21 @@ class Registry:
                     f"the name {name!r} belongs to {holder.ref!r}; register({name!r}, replace=True)"
                     " takes it over"
                 )
-            holder.belongings.names.discard(name)
+            _give_back(holder, Registry.unregister, name)
         self.names[name] = machine
-        machine.belongings.names.add(name)
+        _take(machine, Registry.unregister, name)
 
     def unregister(self, name: Hashable, machine: Machine) -> None:
         """Give a name back; nothing happens when the handler does not hold it."""
         if self.names.get(name) is machine:
             del self.names[name]
-            machine.belongings.names.discard(name)
+            _give_back(machine, Registry.unregister, name)
 
     def join(self, group: Hashable, machine: Machine, meta: Any) -> None:
         """Add a handler to a group, or change its meta there."""
         member = Member(machine.ref, meta)
         self.groups.setdefault(group, {})[machine] = member
-        machine.belongings.groups.add(group)
+        _take(machine, Registry.leave, group)
         self._tell(Joined(group, member.ref, meta), group)
 
     def leave(self, group: Hashable, machine: Machine) -> None:
@@ -104,13 +104,13 @@ class Registry:
             return
         if not members:
             del self.groups[group]
-        machine.belongings.groups.discard(group)
+        _give_back(machine, Registry.leave, group)
         self._tell(Left(group, member.ref, member.meta), group)
 
     def watch(self, group: Hashable, machine: Machine) -> None:
         """Send `Joined` and `Left` of this group to a handler."""
         self.watchers.setdefault(group, {})[machine] = None
-        machine.belongings.watched.add(group)
+        _take(machine, Registry.unwatch, group)
 
     def unwatch(self, group: Hashable, machine: Machine) -> None:
         """Send no more of them."""
@@ -118,33 +118,34 @@ class Registry:
         watchers.pop(machine, None)
         if not watchers:
             self.watchers.pop(group, None)
-        machine.belongings.watched.discard(group)
+        _give_back(machine, Registry.unwatch, group)
 
     def members(self, group: Hashable) -> tuple[Member, ...]:
         """Who is in a group, in the order of joining."""
         return tuple(self.groups.get(group, {}).values())
 
     def forget(self, machine: Machine) -> None:
-        """Take a handler out of everything."""
-        belongings = machine.belongings
-        for watched in tuple(belongings.watched):
-            self.unwatch(watched, machine)
-        for name in tuple(belongings.names):
-            self.unregister(name, machine)
-        for group in tuple(belongings.groups):
-            self.leave(group, machine)
+        """Take a handler out of everything, in the order in which it came there."""
+        for undo, key in tuple(machine.belongings or ()):
+            undo(self, key, machine)
 
     def _tell(self, message: Joined | Left, group: Hashable) -> None:
         for watcher in tuple(self.watchers.get(group, ())):
             watcher.tell(message)
 
 
-class Belongings:
-    """What one handler holds in the registry."""
+Undo: TypeAlias = "Callable[[Registry, Hashable, Machine], None]"
 
-    __slots__ = ("groups", "names", "watched")
+Belongings: TypeAlias = "dict[tuple[Undo, Hashable], None]"
+"""What one handler holds in the registry: how to take it out, and of what. Kept in order."""
 
-    def __init__(self) -> None:
-        self.names: set[Hashable] = set()
-        self.groups: set[Hashable] = set()
-        self.watched: set[Hashable] = set()
+
+def _take(machine: Machine, undo: Undo, key: Hashable) -> None:
+    if machine.belongings is None:
+        machine.belongings = {}
+    machine.belongings[undo, key] = None
+
+
+def _give_back(machine: Machine, undo: Undo, key: Hashable) -> None:
+    if machine.belongings is not None:
+        machine.belongings.pop((undo, key), None)

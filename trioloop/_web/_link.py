@@ -86,7 +86,7 @@ class Link:
         self._finished = False
         self._farewell: trio.Event | None = None
         self._deaf = False  # the client is gone: receive() has nothing more to say
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes] | None = None  # of the body; few requests have one
         self._unread = 0
         self._complete = False
         self._read_by_handler = False
@@ -150,6 +150,7 @@ class Link:
         if message["type"] == "http.request":
             body: bytes = message.get("body", b"")
             if body and machine.reason is None:
+                self._chunks = deque() if self._chunks is None else self._chunks
                 self._chunks.append(body)
                 self._unread += len(body)
             self._complete = not message.get("more_body", False)
@@ -164,7 +165,7 @@ class Link:
 
     def _overflow(self, machine: Machine) -> None:
         machine.end(Overflowed("body", int(self.max_body)))
-        self._chunks.clear()
+        self._chunks = None
         self._unread = 0
 
     async def _wait_for_reader(self, machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -57,11 +58,11 @@ class HandlerRoute(Route):
             scope = {**scope, "type": "http", "method": "GET"}
         return super().matches(scope)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _serve(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         hub = self.hub or getattr(scope.get("app"), "hub", None)
         if hub is None:
             raise HubNotRunning(
                 f"{self!r} belongs to no hub; use hub.route({self.path!r}, ...) in applications"
                 " that are not a trioloop App"
             )
-        await serve_call(hub, self._make, scope, receive, send)
+        return serve_call(hub, self._make, scope, receive, send)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -26,14 +26,14 @@ SHUTDOWN_NOTICE = "trioloop.shutdown"
 """The scope extension by which a server tells of its shutdown: ``{"wait": async function}``."""
 
 
-async def serve_call(
+def serve_call(
     hub: Hub,
     make: Callable[[], Handler[Any]],
     scope: Scope,
     receive: Receive,
     send: Send,
-) -> None:
-    """Serve one ASGI call with a handler.
+) -> Awaitable[None]:
+    """Serve one ASGI call with a handler. The handler starts before anything is awaited.
 
     Args:
         hub: where the handler runs.
@@ -41,40 +41,37 @@ async def serve_call(
         scope: the ASGI scope, ``http`` or ``websocket``.
         receive: the server's ``receive``.
         send: the server's ``send``.
+
+    Returns:
+        What to await, which is the rest of the call. (A coroutine less for each open request.)
     """
     if scope["type"] != "http":
-        await receive()
-        await send({"type": "websocket.close", "code": 1000})  # becomes 403: no WebSocket here
-        return
+        return refuse_websocket(receive, send)
     try:
         handler = make()
         hub.check_running()
     except HubNotRunning as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
-        await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
-        return
+        return PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
     except Exception:
         logger.exception("no handler for %s %s", scope["method"], scope["path"])
-        await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
-        return
+        return PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
     assert isinstance(handler, LoopHandler)
     if handler.methods is not None and scope["method"] not in handler.methods:
         response = PlainTextResponse("Method Not Allowed", 405)
         response.headers["allow"] = ", ".join(handler.methods)
-        await response(scope, receive, send)
-        return
-    await serve_http(hub, handler, scope, receive, send)
-
-
-async def serve_http(
-    hub: Hub, handler: LoopHandler[Any], scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Run a handler of HTTP to its end."""
+        return response(scope, receive, send)
     hub.follow_server(scope)
     link = Link(scope, receive, send)
     machine = equip(handler, hub, link)
     hub.start(machine)
-    await link.attend(machine)
+    return link.attend(machine)
+
+
+async def refuse_websocket(receive: Receive, send: Send) -> None:
+    """Answer a handshake where no WebSocket is served."""
+    await receive()
+    await send({"type": "websocket.close", "code": 1000})  # becomes 403
 
 
 def equip(handler: LoopHandler[Any], hub: Hub, link: Link) -> Machine:
