@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 
 import pytest
@@ -363,6 +364,40 @@ async def test_a_handler_may_hibernate_from_init(autojump_clock):
         poll.ref.send_nowait("message")
         await settle()
         assert poll.handled == ["message"]
+
+
+async def test_a_hibernating_handler_has_no_task(autojump_clock):
+    poll = sleeper()
+    async with serve() as client:
+        client.run(poll)
+        await settle()
+        before = trio.lowlevel.current_statistics().tasks_living
+        poll.ref.send_nowait("sleep")
+        await settle()
+        assert trio.lowlevel.current_statistics().tasks_living == before - 1
+        poll.ref.send_nowait("wake up")
+        await settle()
+        assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_context_variables_outlive_hibernation(autojump_clock):
+    variable = contextvars.ContextVar("variable", default="the sender's")
+    seen = []
+
+    def answer(message):
+        seen.append(variable.get())
+        variable.set(message)
+        return Hibernate()
+
+    poll = Poll(answer)
+    async with serve() as client:
+        client.run(poll)
+        for message in ("first", "second"):
+            await settle()
+            poll.ref.send_nowait(message)
+        await settle()
+        assert seen == ["the sender's", "first"]
+        assert variable.get() == "the sender's"
 
 
 async def test_ready_messages_are_handled_before_hibernation(autojump_clock):

@@ -182,6 +182,11 @@ class HubCore:
             self.observer(machine)
         if self.draining:
             machine.end(ShutDown())
+        self.give_task(machine)
+
+    def give_task(self, machine: Machine) -> None:
+        """Give a handler a task: at its start, and whenever it wakes up from hibernation."""
+        assert self._nursery is not None
         self._nursery.start_soon(run_handler, machine, name=machine.name)
 
     def forget(self, machine: Machine) -> None:

@@ -7,6 +7,7 @@ Laws of this file:
 * One shielded cancel scope serves many turns, and only the machine cancels it: while the loop
   waits, for whatever concerns the handler (its end, the alarm, its nursery); while a callback or a
   write runs, only for a reason that interrupts it.
+* A handler that hibernates has no task: its machine and its mailbox are all that is left.
 * The alarm is the deadline of a scope in the task that listens to the client. It moves only when
   it must, and may ring too early.
 """
@@ -29,12 +30,15 @@ MAX_BATCH_BYTES: Final = 64 * 1024
 
 
 async def run_handler(m: Machine) -> None:
-    """Run one handler to its end. Raises only what ends the whole run."""
-    m.task = trio.lowlevel.current_task()
+    """Run one handler to its end, or until it hibernates: then whatever wakes it runs it again.
+
+    Raises:
+        BaseException: only what ends the whole run.
+    """
+    m.awake()
     try:
-        while m.reason is None:
+        while m.reason is None and not m.asleep:
             try:
-                await hibernate(m)
                 async with trio.open_nursery() as m.nursery:
                     while await take_turns(m):
                         pass
@@ -45,10 +49,14 @@ async def run_handler(m: Machine) -> None:
                     m.child_crashed(crash)
                 if rest is not None:
                     raise rest from None
+            finally:
+                m.nursery, m.used_nursery = None, False
+            if m.hibernating:
+                m.fall_asleep()
     finally:
-        m.end(ShutDown())  # unless there is a reason: then the hub itself is being cancelled
-        m.nursery = None
-        await conclude(m)
+        if not m.asleep:
+            m.end(ShutDown())  # unless there is a reason: then the hub itself is being cancelled
+            await conclude(m)
 
 
 async def take_turns(m: Machine) -> bool:
@@ -110,16 +118,6 @@ async def look_at_clock(m: Machine) -> None:
     if m.is_idle(now):
         await call_back(m, "idle", m.handler.idle)
         m.silent_since = trio.current_time()
-
-
-async def hibernate(m: Machine) -> None:
-    """Wait with no nursery, if the handler wants that."""
-    if m.hibernating:
-        m.nursery, m.used_nursery = None, False
-        with trio.CancelScope(shield=True) as m.scope:
-            m.prepare_to_wait()
-            await m.mailbox.wait()
-        m.phase = "running"
 
 
 async def call_back(

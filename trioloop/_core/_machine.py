@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,6 +64,7 @@ class Machine:
     """
 
     __slots__ = (
+        "_context",
         "_monitors",
         "_over",
         "_postponed",
@@ -70,6 +72,7 @@ class Machine:
         "_retrying",
         "ahead",
         "alarm_is_late",
+        "asleep",
         "belongings",
         "callback",
         "called",
@@ -113,6 +116,7 @@ class Machine:
         self.called: bool = False  # a callback has run since silent_since was noted
         self.callback: CallbackName = "init"  # the one that is being awaited
         self.hibernating: bool = False
+        self.asleep: bool = False  # hibernating, and without a task
         self.used_nursery: bool = False
         self.woken: bool = False  # the wait was to end, which uses up its scope
         self.silent_since: float = math.inf  # set when init has returned
@@ -126,6 +130,7 @@ class Machine:
         self._retries: list[tuple[int, object]] = _NONE  # postponed, and their turn has come
         self._postponed: list[tuple[int, object]] = _NONE  # in the order of their first handling
         self._retrying = 0  # the place of the current message among those, 0 for a new one
+        self._context: Context | None = None  # of the task that it had before it slept
         self._monitors: list[Machine] | None = None
         self._over: trio.Event | None = None
         handler.ref = self.ref
@@ -156,7 +161,9 @@ class Machine:
             if isinstance(self.reason, Crashed):
                 self.report_crash(self.reason.error, self.reason.callback)
             self.reason = reason  # the ending could not be written
-        if self.scope is not None and self._is_interrupted_by(reason):
+        if self.asleep:
+            self._wake_up()
+        elif self.scope is not None and self._is_interrupted_by(reason):
             self.scope.cancel()
 
     def cut_off(self) -> None:
@@ -200,6 +207,10 @@ class Machine:
         self.crash(error, "nursery")
 
     # -- the mailbox's owner ---------------------------------------------------------------------
+
+    def accepted(self) -> None:
+        if self.asleep:
+            self._wake_up()
 
     def overflowed(self, limit: int) -> None:
         self.end(Overflowed("mailbox", limit))
@@ -305,7 +316,9 @@ class Machine:
 
     def wake(self) -> None:
         """Let a waiting loop look up."""
-        if self.phase == "waiting" and self.scope is not None:
+        if self.asleep:
+            self._wake_up()
+        elif self.phase == "waiting" and self.scope is not None:
             self.woken = True
             self.scope.cancel()
 
@@ -320,10 +333,33 @@ class Machine:
         self.phase = "waiting"
         self.woken = False
 
+    def fall_asleep(self) -> None:
+        """Go on without a task, unless there is something to do."""
+        if self.reason is not None or self.has_messages():
+            return
+        assert self.task is not None
+        self._context, self.task = self.task.context, None
+        self.scope = None
+        self.prepare_to_wait()
+        self.asleep = self.mailbox.unattended = True
+
+    def _wake_up(self) -> None:
+        self.asleep = self.mailbox.unattended = False
+        assert self._context is not None
+        self._context.run(self.hub.give_task, self)
+
+    def awake(self) -> None:
+        """The handler has a task, its first or one more."""
+        self.task = trio.lowlevel.current_task()
+        self._context = None
+
+    def has_messages(self) -> bool:
+        """Whether a message waits for its turn."""
+        return bool(self.mailbox.count or self.ahead or self._retries)
+
     def is_idle(self, now: float) -> bool:
         """Whether the mailbox has been silent for ``idle_timeout``."""
-        silent = not (self.mailbox.count or self.ahead or self._retries)
-        return silent and now >= self.silent_since + self.idle_timeout
+        return not self.has_messages() and now >= self.silent_since + self.idle_timeout
 
     def accept_due_timers(self) -> None:
         """Put the messages of timers whose time has come into the mailbox."""

@@ -86,6 +86,9 @@ class Notification:
 class Owner(Protocol):
     """What a mailbox tells the handler that it belongs to."""
 
+    def accepted(self) -> None:
+        """A message was accepted while nobody attended to the mailbox."""
+
     def overflowed(self, limit: int) -> None:
         """The mailbox was full under ``STOP``."""
 
@@ -136,6 +139,7 @@ class Mailbox:
         "overdue",
         "owner",
         "policy",
+        "unattended",
     )
 
     def __init__(self, limit: float, policy: OverflowPolicy, owner: Owner) -> None:
@@ -146,6 +150,7 @@ class Mailbox:
         self.closed: bool = False
         self.overdue: Callable[[], None] | None = None  # accepts timers that are due, before others
         self._send, self._receive = trio.open_memory_channel[Any](math.inf)
+        self.unattended: bool = False  # no loop takes messages out: the owner wants to hear of one
         self._blocked: trio.lowlevel.ParkingLot | None = None
         self._reserved = 0  # places given to blocked senders that have not run yet
         self._parked = False  # the loop waits in the channel
@@ -178,6 +183,8 @@ class Mailbox:
         if self._parked:
             self._parked = False
             self._handed = self.policy is Overflow.DROP_OLDEST and self._loop_waits()
+        elif self.unattended:
+            self.owner.accepted()
         self.count += 1
         self._send.send_nowait(message)
 
