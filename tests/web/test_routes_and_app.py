@@ -14,6 +14,7 @@ import pytest
 import trio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, Router
@@ -152,6 +153,33 @@ async def test_url_path_for_knows_handlers_by_their_names(autojump_clock):
     app.route("/other/{who}", Hello, name="other")
     assert app.url_path_for("Hello", who="ann") == "/hello/ann"
     assert app.url_path_for("other", who="ann") == "/other/ann"
+
+
+@pytest.mark.parametrize("middleware", [[], [Middleware(GZipMiddleware)]])
+async def test_a_handler_finds_its_app_and_other_routes_with_and_without_middleware(
+    autojump_clock, middleware
+):
+    class Links(LoopHandler):
+        def init(self, request):
+            assert request.app is app
+            return Reply(200, str(request.url_for("Hello", who="ann")))
+
+    app = App(middleware=middleware)
+    app.route("/links", Links)
+    app.route("/hello/{who}", Hello)
+    async with serve(app) as client:
+        assert (await get(client, "/links")).body.endswith(b"/hello/ann")
+
+
+async def test_a_route_of_starlettes_that_comes_first_is_taken(autojump_clock):
+    async def plain(request):
+        return PlainTextResponse("plain")
+
+    app = App(routes=[Route("/hello", plain)])
+    app.route("/{path}", Hello)
+    async with serve(app) as client:
+        assert (await get(client, "/hello")).body == b"plain"
+        assert (await get(client, "/other")).body == b"hello world"
 
 
 async def test_a_name_that_another_route_has_is_refused(autojump_clock):
