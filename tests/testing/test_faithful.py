@@ -39,7 +39,6 @@ from support.tiers import T0, T1, T2
 
 LONG = bool(os.environ.get("TRIOLOOP_LONG"))
 
-pytestmark = pytest.mark.skipif(not LONG, reason="it takes minutes: run nox -s faithful")
 IN_MEMORY, OVER_TCP = (20_000, 2_000) if LONG else (1_000, 150)
 
 HOWS = get_args(How)

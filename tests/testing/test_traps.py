@@ -18,10 +18,6 @@ import pytest
 
 import trioloop
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("TRIOLOOP_LONG"), reason="it starts many processes: run nox -s traps"
-)
-
 PACKAGE = Path(trioloop.__file__).parent
 INSTALLED = importlib.util.find_spec("pytest_trioloop") is not None
 
