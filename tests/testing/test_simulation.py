@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -212,6 +213,19 @@ def test_a_stalled_reader_holds_the_write_and_the_next_message(sim):
     stream.resume()
     assert [event.data for event in stream.events] == ["one", "two", "three"]
     assert stream.phase == "waiting"
+
+
+def test_a_callback_that_is_given_up_before_it_begins_leaves_no_warning(sim):
+    """The handler is stopped while what was returned before is still being written."""
+    stream = sim.sse("/events")
+    stream.stall()
+    sim.ref(stream).burst(*say("one"), wait_for_ever)
+    sim.ref(stream).stop()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stream.resume()
+    assert [str(warning.message) for warning in caught] == []
+    assert sim.dead_letters == [(sim.ref(stream).ref, wait_for_ever, ShutDown())]
 
 
 def test_a_window_takes_so_many_bytes_before_a_write_waits(sim):

@@ -7,7 +7,7 @@ So the laws are judged by evidence, and a bug in the machine cannot hide.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
@@ -97,7 +97,7 @@ class Observed:
             self._inside = False
             self.phase = "waiting"
         if hasattr(type(outcome), "__await__"):
-            return self._await(callback, outcome)
+            return _Awaited(partial(self._await, callback), outcome)
         self.note(f"{callback} returned", outcome)
         return outcome
 
@@ -133,6 +133,24 @@ class Observed:
             self.phase = "waiting"
         self.note(f"{callback} returned", outcome)
         return outcome
+
+
+class _Awaited:
+    """What an ``async def`` callback has returned, observed from the moment it is awaited.
+
+    Whoever gives it up before that closes it, as one closes a coroutine.
+    """
+
+    def __init__(self, observe: Callable[[Any], Coroutine[Any, Any, Any]], awaitable: Any) -> None:
+        self._observe = observe
+        self._awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._observe(self._awaitable).__await__()
+
+    def close(self) -> None:
+        """It will not be awaited."""
+        getattr(self._awaitable, "close", lambda: None)()
 
 
 class _ObservedOwner:
