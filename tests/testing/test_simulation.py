@@ -253,6 +253,29 @@ def test_a_slow_reader_reads_so_many_bytes_of_the_wire(sim):
     assert [event.data for event in stream.events] == ["one", "two"]
 
 
+def test_a_reader_gets_what_it_asks_for_through_a_window_of_nothing(sim):
+    stream = sim.sse("/events")
+    stream.stall(0)
+    sim.ref(stream).send(say("one")[0])
+    stream.read(len(b"b\r\n") + 4)
+    assert (stream.body, stream.phase) == (b"data", "sending")
+    stream.read(1000)
+    assert [event.data for event in stream.events] == ["one"]
+    assert stream.phase == "waiting"
+    sim.ref(stream).send(say("two")[0])
+    assert [event.data for event in stream.events] == ["one", "two"]
+
+
+@pytest.mark.parametrize("stop", ["stall", "vanish"])
+def test_who_stops_again_does_not_read_what_was_asked_for_before(sim, stop):
+    stream = sim.sse("/events")
+    stream.stall()
+    stream.read(1000)
+    stream.stall() if stop == "stall" else stream.disconnect("vanish")
+    sim.ref(stream).send(say("one")[0])
+    assert stream.events == []
+
+
 def test_a_client_comes_back_after_retry_with_the_last_event_id(sim):
     stream = sim.sse("/events?a=1", headers={"X-One": "1"})
     sim.ref(stream).send(say("one", id="7", retry=1500))

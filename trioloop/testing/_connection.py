@@ -87,6 +87,7 @@ class FakeConnection:
 
     Attributes:
         window: bytes that the "socket" takes before a write waits for the reader.
+        wanted: bytes that a reader who has stopped still asks for; they come through any window.
         unread: what was written and not read, oldest first.
         returned: the application's call has returned or raised.
         error: what it raised.
@@ -105,6 +106,7 @@ class FakeConnection:
         self.name = name
         self.method = method
         self.window: float = float("inf")
+        self.wanted: int = 0
         self.unread: deque[Piece] = deque()
         self.returned: bool = False
         self.error: BaseException | None = None
@@ -302,7 +304,8 @@ class FakeConnection:
 
     async def _write_whole(self, piece: Piece) -> None:
         while not self.gone and not self.closed:
-            room = self.window - sum(waiting.taken - waiting.read for waiting in self.unread)
+            held = sum(waiting.taken - waiting.read for waiting in self.unread)
+            room = self.window + self.wanted - held
             if piece.size and room <= 0:
                 await self._wait_for_room(piece)
                 continue

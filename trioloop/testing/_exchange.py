@@ -114,7 +114,6 @@ class Exchange:
         self._eof: str | None = None
         self._length: int | None = None  # of the body, when the head tells
         self._reading = True
-        self._allowance = 0  # bytes that `read` has asked for and that have not come yet
         self._left = False
         self._decoder = EventStreamDecoder()
         self._events: list[ServerSentEvent] = []
@@ -132,14 +131,19 @@ class Exchange:
 
     def _stall(self, window: float = 0) -> None:
         self._note("stalls", f"window {window}")
-        self._reading = False
+        self._stop_reading()
         self.connection.window = window
         self.connection.make_room()
 
+    def _stop_reading(self) -> None:
+        self._reading = False
+        self.connection.wanted = 0
+
     def _read(self, size: int) -> None:
         self._note("reads", size)
-        self._allowance += size
+        self.connection.wanted += size
         self._arrived()
+        self.connection.make_room()
 
     def _resume(self) -> None:
         self._note("resumes")
@@ -166,14 +170,14 @@ class Exchange:
         self._note("disconnects", how)
         self._left = True
         if how == "vanish":
-            self._reading = False
+            self._stop_reading()
             self.connection.window = min(self.connection.window, 65536)  # what kernels buffer
             return
         # A kernel resets a connection that is closed with something unread.
         reset = how == "abrupt" or (how == "clean" and bool(self.connection.unread))
         if how != "half":
             self.connection.lose_reader("reset" if reset else "end")
-            self._reading = False
+            self._stop_reading()
         self.connection.feed(["reset" if reset else "end"])
 
     # -- what the client sees --------------------------------------------------------------------
@@ -190,13 +194,13 @@ class Exchange:
         connection = self.connection
         read = 0
         while connection.unread and (
-            self._reading or self._allowance or not connection.unread[0].size
+            self._reading or connection.wanted or not connection.unread[0].size
         ):
             piece = connection.unread[0]
             size = piece.taken - piece.read
             if not self._reading:
-                size = min(size, self._allowance)
-                self._allowance -= size
+                size = min(size, connection.wanted)
+                connection.wanted -= size
             self._take(piece, size)
             read += size
             if piece.read < piece.taken or (piece.read < piece.size and not connection.closed):
@@ -205,7 +209,7 @@ class Exchange:
         if read:
             connection.make_room()
         all_read = not connection.unread and not connection.gone
-        if all_read and connection.closed and (self._reading or self._allowance):
+        if all_read and connection.closed and (self._reading or connection.wanted):
             self._end("cut")
 
     def _end(self, how: str) -> None:

@@ -299,7 +299,7 @@ class FakeExchange(Exchange):
         """Read so many bytes of the wire, framing included, while stalled.
 
         Args:
-            size: bytes; what has not come yet is read when it comes.
+            size: bytes; what has not come yet is read when it comes, whatever the window is.
         """
         self._read(size)
         await self._client.settle()
