@@ -63,9 +63,13 @@ class Request:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = b""
 
-    def scope(self, app: Any) -> Scope:
-        """The ASGI scope that Hypercorn makes of it."""
-        path, _, query = self.target.partition("?")
+    @property
+    def head_size(self) -> int:
+        """Bytes of the request line and the headers on the wire."""
+        line = len(f"{self.method} {self.target} HTTP/1.1\r\n".encode())
+        return line + sum(len(n) + len(v) + 4 for n, v in self._raw_headers()) + 2
+
+    def _raw_headers(self) -> list[tuple[bytes, bytes]]:
         raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in self.headers]
         names = {name for name, _ in raw}
         if b"host" not in names:
@@ -74,6 +78,11 @@ class Request:
             raw.append((b"transfer-encoding", b"chunked"))
         elif self.body and b"content-length" not in names:
             raw.append((b"content-length", b"%d" % len(self.body)))
+        return raw
+
+    def scope(self, app: Any) -> Scope:
+        """The ASGI scope that Hypercorn makes of it."""
+        path, _, query = self.target.partition("?")
         return {
             "type": "http",
             "asgi": {"spec_version": "2.1", "version": "3.0"},
@@ -84,7 +93,7 @@ class Request:
             "raw_path": quote(path, safe="/%:@!$&'()*+,;=~-._").encode("ascii"),
             "query_string": query.encode("ascii"),
             "root_path": "",
-            "headers": raw,
+            "headers": self._raw_headers(),
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),
             "state": {},
@@ -155,10 +164,8 @@ class Exchange:
     def _send_body(self, data: str | bytes, *, more: bool) -> None:
         body = data.encode() if isinstance(data, str) else data
         self._note("sends", body)
-        if body:
-            self.connection.feed([{"type": "http.request", "body": body, "more_body": True}])
-        if not more:
-            self.connection.feed([{"type": "http.request", "body": b"", "more_body": False}])
+        chunk_head = len(b"%x\r\n" % len(body))
+        self.connection.feed_body(body, after=chunk_head, more=more)
 
     def _disconnect(self, how: Disconnect = "clean") -> None:
         if how not in ("clean", "abrupt", "half", "vanish"):

@@ -154,11 +154,7 @@ class World:
         self.exchanges.append(exchange)
         self.journal.note(exchange.name, "asks", f"{request.method} {request.target}")
         if request.body is not None:
-            if request.body:
-                exchange.connection.feed(
-                    [{"type": "http.request", "body": request.body, "more_body": True}]
-                )
-            exchange.connection.feed([{"type": "http.request", "body": b"", "more_body": False}])
+            exchange.connection.feed_body(request.body, after=request.head_size, more=False)
 
     async def serve(self, exchange: Exchange) -> None:
         """The server's side of one request."""
