@@ -219,13 +219,25 @@ def test_without_pytest_randomly(elsewhere):
     assert_passed(result, 2)
 
 
+def test_with_pytest_randomly(elsewhere):
+    pytest.importorskip("pytest_randomly")
+    result = run_pytest(
+        elsewhere,
+        "-p",
+        "randomly",
+        tests=[SIMULATED, ASYNC, GIVEN, MACHINE],
+        ini="trio_mode = true",
+    )
+    assert_passed(result, 6)
+
+
 def test_whatever_the_random_seed_is(elsewhere):
     seeded = """
         import random
-        random.seed(7)
-        before = random.getstate()
 
         def test_that_nothing_is_drawn_from_it():
+            random.seed(7)
+            before = random.getstate()
             with Simulation(app, schedule=3) as sim:
                 sim.sse("/events")
                 sim.shut_down()
