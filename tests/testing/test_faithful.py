@@ -152,6 +152,10 @@ CORNERS: dict[str, Scenario] = {
     "a call that returns while its end is stuck": (
         *(Open("plain", init="sleep:8,delegate,sleep:8"), Stall(0, 140), Advance(24), Resume(0)),
     ),
+    "a call that returns while the refusal of its request is stuck": (
+        *(Open("plain", init="sleep:4", body="in pieces"), Stall(0), Leave(0, "half")),
+        *(Advance(8), Resume(0), Advance(8)),
+    ),
     "more than content-length promises": (
         Open("plain", init="start:3,body:2,body:2,body:1,last:0"),
     ),

@@ -280,6 +280,8 @@ class FakeConnection:
     # -- writing ---------------------------------------------------------------------------------
 
     async def _write_error(self, status: int) -> None:
+        if self._head_begun:
+            return  # that of another refusal: h11 takes no second one, and nobody hears of it
         headers = [(b"content-length", b"0"), (b"connection", b"close")]
         await self._write_head(status, headers)
         await self._write_end()
