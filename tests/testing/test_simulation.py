@@ -42,6 +42,7 @@ from trioloop import (
     TimedOut,
 )
 from trioloop.testing import Entry, Seen, Simulation, SimulationError
+from trioloop.testing._exchange import Request
 
 
 class Poll(LoopHandler):
@@ -408,10 +409,11 @@ def test_the_journal_tells_who_did_what_and_when():
         sim.ref(poll).send(reply := Reply(200, "hi"))
     told = [entry for entry in sim.journal if entry.what not in ("sees head", "terminate returned")]
     assert told == [
-        Entry(0.0, "client 1", "asks", "GET /poll"),
+        Entry(0.0, "client 1", "asks", Request("GET", "/poll")),
         Entry(0.0, "handler 1", "init"),
         Entry(0.0, "handler 1", "init returned"),
         Entry(0.0, "test", "advances", 1),
+        Entry(1.0, "test", "sends", ("handler 1", "send", reply)),
         Entry(1.0, "handler 1", "accepts", reply),
         Entry(1.0, "handler 1", "info", reply),
         Entry(1.0, "handler 1", "info returned", reply),
@@ -830,7 +832,7 @@ def test_an_interrupt_ends_the_simulation_at_once_and_the_journal_stays(interrup
         sim.advance(3)
         sim.ref(poll).send(interrupt)
     assert sim.now() == 3
-    assert [entry.what for entry in sim.journal if entry.who == "test"] == ["advances"]
+    assert [entry.what for entry in sim.journal if entry.who == "test"] == ["advances", "sends"]
     assert (poll.reason, other.reason) == (ShutDown(), ShutDown())
     with Simulation(make_app()):
         pass

@@ -163,7 +163,7 @@ class Exchange:
 
     def _send_body(self, data: str | bytes, *, more: bool) -> None:
         body = data.encode() if isinstance(data, str) else data
-        self._note("sends", body)
+        self._note("sends" if more else "sends last", body)
         chunk_head = len(b"%x\r\n" % len(body))
         self.connection.feed_body(body, after=chunk_head, more=more)
 

@@ -15,7 +15,7 @@ import inspect
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
 
@@ -30,6 +30,7 @@ from ._exchange import Disconnect, Exchange
 from ._journal import Journal
 from ._judge import Judge
 from ._laws import Violation
+from ._observer import Observed
 from ._schedule import Policy, Schedule, scheduled_by
 from ._world import World, bare_error, check_step, event_stream_headers, make_request
 
@@ -105,6 +106,7 @@ class Simulation:
         self._thread_error: SimulationError | None = None
         self._begun = trio.Event()
         self._io_tasks = math.inf  # tasks of Trio's own that wait for real I/O
+        self.in_plan: bool = False  # what the test has asked for with `later` happens
         self.made_at: str = _line_of_caller()
         self.stuck: list[str] = []
         self._stack = ExitStack()
@@ -361,7 +363,9 @@ class Simulation:
         Raises:
             LookupError: no handler was made.
         """
-        self._world.observed_of(exchange).crash_next = error
+        observed = self._world.observed_of(exchange)
+        observed.note("is to crash", error)
+        observed.crash_next = error
 
     def note_stop(self, ref: HandlerRef[Any]) -> None:
         """An operator stops a handler: for the journal."""
@@ -467,7 +471,7 @@ class Simulation:
         Raises:
             LookupError: no handler was made.
         """
-        return SimulatedRef(self, self._world.ref_of(exchange))
+        return SimulatedRef(self, self._world.observed_of(exchange))
 
     def run(self, function: Callable[..., Awaitable[ResultT]], *args: Any) -> ResultT:
         """Run an async function inside of the simulation, to its end. No time passes.
@@ -503,13 +507,21 @@ class Simulation:
         return results[0].unwrap()
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
-        """Call a function when so much time will have passed, by a task among the others."""
+        """Call a function when so much time will have passed, by a task among the others.
+
+        A function that sends, such as ``sim.ref(poll).send_without_settling``, can be replayed.
+        """
         self._must_run()
         when = self.now() + seconds
+        self._world.journal.note("test", "later", (seconds, *_told(function), *args))
 
         async def wait_and_call() -> None:
             await trio.sleep_until(when)
-            function(*args)
+            self.in_plan = True
+            try:
+                function(*args)
+            finally:
+                self.in_plan = False
 
         self._nursery.start_soon(wait_and_call, name="later")
         self.settle()
@@ -648,25 +660,37 @@ class SimulatedRef:
         ref: the real one.
     """
 
-    def __init__(self, simulation: Simulation, ref: HandlerRef[Any]) -> None:
+    def __init__(self, simulation: Simulation, observed: Observed) -> None:
         self._simulation = simulation
-        self.ref = ref
+        self._observed = observed
+        self.ref: HandlerRef[Any] = observed.ref
+
+    @property
+    def name(self) -> str:
+        """The handler's name in the journal."""
+        return self._observed.name
+
+    def _told(self, verb: str, *messages: Any) -> AbstractContextManager[None]:
+        return self._observed.told(verb, *messages, planned=self._simulation.in_plan)
 
     def send(self, message: Any) -> bool:
         """Send a message without waiting; see ``HandlerRef.send_nowait``."""
-        accepted = self.ref.send_nowait(message)
+        with self._told("send", message):
+            accepted = self.ref.send_nowait(message)
         self._simulation.settle()
         return accepted
 
     def try_send(self, message: Any) -> bool:
         """Like `send`, and ``False`` instead of `trio.WouldBlock` too."""
-        accepted = self._try(message)
+        with self._told("try_send", message):
+            accepted = self._try(message)
         self._simulation.settle()
         return accepted
 
     def send_without_settling(self, message: Any) -> bool:
         """Like `try_send`, but nothing runs: for use before ``lag``, or inside of a task."""
-        return self._try(message)
+        with self._told("send_without_settling", message):
+            return self._try(message)
 
     def _try(self, message: Any) -> bool:
         try:
@@ -676,13 +700,15 @@ class SimulatedRef:
 
     def burst(self, *messages: Any) -> list[bool]:
         """Send several messages before the handler gets to run."""
-        accepted = [self._try(message) for message in messages]
+        with self._told("burst", *messages):
+            accepted = [self._try(message) for message in messages]
         self._simulation.settle()
         return accepted
 
     def notify(self, message: Any) -> bool:
         """Send a message for ``notify``."""
-        accepted = self.ref.notify(message)
+        with self._told("notify", message):
+            accepted = self.ref.notify(message)
         self._simulation.settle()
         return accepted
 
@@ -691,3 +717,15 @@ class SimulatedRef:
         self._simulation.note_stop(self.ref)
         self.ref.stop()
         self._simulation.settle()
+
+
+SENDING: Final = ("send", "try_send", "send_without_settling", "burst", "notify")
+"""Verbs of a ref that send."""
+
+
+def _told(function: Callable[..., object]) -> tuple[str, Any]:
+    """Whose verb a function is, as far as a journal can tell."""
+    ref = getattr(function, "__self__", None)
+    if isinstance(ref, SimulatedRef) and function.__name__ in SENDING:
+        return ref.name, function.__name__
+    return "", function

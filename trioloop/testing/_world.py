@@ -22,7 +22,7 @@ from .._web._hub import Hub
 from .._web._serving import SHUTDOWN_NOTICE
 from ._exchange import Exchange, Reconnection, Request, reconnection
 from ._journal import Journal
-from ._observer import Observed
+from ._observer import Observed, acts_for_the_application
 
 _served: ContextVar[Exchange] = ContextVar("_served")
 """The exchange for which the current task serves; tasks that it starts inherit it."""
@@ -87,6 +87,7 @@ class World:
             elif message["type"].endswith("failed"):
                 failures.append(message.get("message") or message["type"])
 
+        acts_for_the_application.set(True)
         scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
         try:
             with _Hooks(self):
@@ -152,7 +153,7 @@ class World:
         """A client sends a request; `serve` has to be started for it."""
         request = exchange.request
         self.exchanges.append(exchange)
-        self.journal.note(exchange.name, "asks", f"{request.method} {request.target}")
+        self.journal.note(exchange.name, "asks", request)
         if request.body is not None:
             exchange.connection.feed_body(request.body, after=request.head_size, more=False)
 
@@ -166,6 +167,7 @@ class World:
                 await wait()
 
             scope["extensions"][SHUTDOWN_NOTICE] = {"wait": wait_for_notice}
+        acts_for_the_application.set(True)
         _served.set(exchange)
         with trio.CancelScope() as self._calls[exchange]:
             await exchange.connection.run(self.app, scope)
@@ -303,5 +305,5 @@ def event_stream_headers(
     """What a browser's EventSource asks with (WHATWG HTML, section 9.2.2)."""
     sent = {"accept": "text/event-stream", "cache-control": "no-store", **(headers or {})}
     if last_event_id is not None:
-        sent["last-event-id"] = last_event_id
+        sent["Last-Event-ID"] = last_event_id
     return sent
