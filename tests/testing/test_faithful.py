@@ -156,6 +156,9 @@ CORNERS: dict[str, Scenario] = {
         *(Open("plain", init="sleep:4", body="in pieces"), Stall(0), Leave(0, "half")),
         *(Advance(8), Resume(0), Advance(8)),
     ),
+    "half a request ends while the farewell is stuck": (
+        *(Open(body="in pieces"), Advance(4), Stall(0), Advance(32), Leave(0, "clean")),
+    ),
     "more than content-length promises": (
         Open("plain", init="start:3,body:2,body:2,body:1,last:0"),
     ),

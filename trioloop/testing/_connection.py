@@ -205,6 +205,7 @@ class FakeConnection:
             if not self._head_begun:
                 await self._write_error(400)  # half a request is against the protocol
             self._close()
+            await trio.lowlevel.checkpoint()  # as aclose() does: a stuck write hears of it first
         await self._close_stream()
 
     async def _close_stream(self) -> None:
