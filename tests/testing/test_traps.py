@@ -169,8 +169,7 @@ GIVEN = """
 """
 
 MACHINE = """
-    from trioloop.testing._check import check_handler
-    from trioloop.testing._machine import HandlerMachine
+    from trioloop.testing import HandlerMachine, check_handler
 
     def test_in_one_line():
         check_handler(Poll, examples=5)
