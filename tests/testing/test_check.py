@@ -8,7 +8,7 @@ import pytest
 import trio
 from hypothesis import strategies as st
 
-from trioloop import App, EventStreamHandler, LoopHandler, Reply, ServerSentEvent
+from trioloop import App, Crashed, EventStreamHandler, LoopHandler, Reply, ServerSentEvent
 from trioloop.testing import LawBroken, check_handler
 
 
@@ -55,6 +55,12 @@ def test_a_handler_is_served_where_its_application_serves_it():
     check_handler(Room, app=make, path="/rooms/kitchen?light=on", examples=10, steps=5)
     assert len(apps) >= 10
     assert {name for app in apps for name in app.state.rooms} == {"kitchen"}
+
+
+def test_crashes_that_the_kit_has_made_are_not_logged(caplog):
+    machine = check_handler(News, examples=30)
+    assert Crashed in {one.reason for one in machine.reached}
+    assert [record for record in caplog.records if "crashed in" in record.message] == []
 
 
 def test_an_init_that_always_raises_is_told_since_nothing_was_checked():

@@ -531,6 +531,15 @@ def test_an_operator_stops_a_handler(sim):
     assert (poll.status, poll.reason) == (503, ShutDown())
 
 
+def test_a_planted_crash_is_a_crash_and_is_logged_as_one(sim, caplog):
+    poll = sim.get("/poll")
+    sim.crash_next(poll, error := ValueError("planted"))
+    sim.ref(poll).send(lambda handler: None)
+    assert poll.reason == Crashed(error, "info")
+    (record,) = caplog.records
+    assert record.exc_info[1] is error
+
+
 # -- the end of the server -------------------------------------------------------------------------
 
 

@@ -363,9 +363,7 @@ class Simulation:
         Raises:
             LookupError: no handler was made.
         """
-        observed = self._world.observed_of(exchange)
-        observed.note("is to crash", error)
-        observed.crash_next = error
+        self._world.plant(exchange, error)
 
     def note_stop(self, ref: HandlerRef[Any]) -> None:
         """An operator stops a handler: for the journal."""
