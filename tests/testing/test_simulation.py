@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ from trioloop import (
     Stopped,
     TimedOut,
 )
-from trioloop.testing import Entry, Seen, Simulation, SimulationError
+from trioloop.testing import Entry, Seen, Simulation, SimulationError, timeline
 from trioloop.testing._exchange import Request
 
 
@@ -836,13 +836,15 @@ def test_an_application_that_only_says_that_it_failed():
 )
 def test_an_interrupt_ends_the_simulation_at_once_and_the_journal_stays(interrupt):
     sim = Simulation(make_app(), laws=True)
-    with pytest.raises(KeyboardInterrupt), sim:
+    with pytest.raises(KeyboardInterrupt) as interrupted, sim:
         poll, other = sim.get("/poll"), sim.get("/poll")
         sim.advance(3)
         sim.ref(poll).send(interrupt)
     assert sim.now() == 3
     assert [entry.what for entry in sim.journal if entry.who == "test"] == ["advances", "sends"]
     assert (poll.reason, other.reason) == (ShutDown(), ShutDown())
+    (told,) = interrupted.value.__notes__
+    assert told == "\n" + timeline(sim.journal)
     with Simulation(make_app()):
         pass
 
@@ -853,9 +855,10 @@ def raise_interrupt():
 
 def test_an_interrupt_in_the_test_itself_ends_the_simulation():
     sim = Simulation(make_app())
-    with suppress(KeyboardInterrupt), sim:
+    with pytest.raises(KeyboardInterrupt) as interrupted, sim:
         poll = sim.get("/poll")
         raise KeyboardInterrupt
+    assert "asks GET /poll" in interrupted.value.__notes__[0]
     assert sim.closed
     assert poll.reason == ShutDown()
 

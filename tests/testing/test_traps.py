@@ -282,6 +282,7 @@ def test_an_interrupt_ends_pytest_at_once(elsewhere):
     result = run_pytest(elsewhere, tests=[interrupted])
     assert result.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in result.stdout
+    assert re.search(r"\|\s+info 'now'", result.stdout)  # the timeline so far
     assert "failed" not in result.stdout
 
 
@@ -293,6 +294,16 @@ def test_a_forgotten_close_is_told_where_it_was_forgotten(elsewhere):
     result = run_pytest(elsewhere, "-W", "default", tests=[forgotten, SIMULATED])
     assert outcomes(result)["failed"] == 1
     assert re.search(r"made at \S*test_there\.py:\d+ has not been closed", result.stdout)
+
+
+def test_a_forgotten_close_is_told_at_the_end_when_no_simulation_comes_after_it(elsewhere):
+    forgotten = """
+        def test_forgetting():
+            Simulation(app).__enter__()
+    """
+    result = run_pytest(elsewhere, tests=[forgotten])
+    assert_passed(result, 1)
+    assert re.search(r"made at \S*test_there\.py:\d+ has not been closed", result.stderr)
 
 
 # -- cost ------------------------------------------------------------------------------------------

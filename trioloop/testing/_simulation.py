@@ -10,9 +10,11 @@ Laws of this file:
 
 from __future__ import annotations
 
+import atexit
 import gc
 import inspect
 import math
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -32,6 +34,7 @@ from ._judge import Judge
 from ._laws import Violation
 from ._observer import Observed
 from ._schedule import Policy, Schedule, scheduled_by
+from ._timeline import timeline
 from ._world import World, bare_error, check_step, event_stream_headers, make_request
 
 ResultT = TypeVar("ResultT")
@@ -130,6 +133,8 @@ class Simulation:
             host_uses_signal_set_wakeup_fd=True,
         )
         Simulation._running = self
+        atexit.unregister(_tell_forgotten)
+        atexit.register(_tell_forgotten)
         try:
             self._start_up()
         except BaseException:
@@ -140,11 +145,7 @@ class Simulation:
     def _refuse_company(self) -> None:
         other = Simulation._running
         if other is not None:
-            what = "could not be ended" if other.closed else "has not been closed"
-            raise SimulationError(
-                f"the simulation that was made at {other.made_at} {what}; use it as a context"
-                " manager, and it ends with its test"
-            )
+            raise SimulationError(other.why_it_runs())
         if trio.lowlevel.in_trio_run():
             raise SimulationError(
                 "a simulation cannot start inside of trio.run: it is for plain def tests;"
@@ -153,12 +154,21 @@ class Simulation:
         if self._closed:
             raise SimulationError("the simulation has ended; make a new one")
 
+    def why_it_runs(self) -> str:
+        """What is wrong when it should have ended."""
+        what = "could not be ended" if self._closed else "has not been closed"
+        return (
+            f"the simulation that was made at {self.made_at} {what}; use it as a context manager,"
+            " and it ends with its test"
+        )
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._tell_interrupt(exc)
         self.close()
         if exc is None:
             self._raise_if_over()
@@ -241,7 +251,14 @@ class Simulation:
             self._world.check_lifespan()
         if isinstance(self._outcome, outcomes.Error) and not self._closed:
             self.close()
-            raise bare_error(self._outcome.error)
+            error = bare_error(self._outcome.error)
+            self._tell_interrupt(error)
+            raise error
+
+    def _tell_interrupt(self, error: BaseException | None) -> None:
+        """Who interrupts wants to know where it hung."""
+        if isinstance(error, KeyboardInterrupt) and not hasattr(error, "__notes__"):
+            error.add_note("\n" + timeline(self.journal))
 
     @property
     def closed(self) -> bool:
@@ -553,6 +570,13 @@ class Simulation:
         self._world.stop()
         self._use_up_time()
         self._raise_if_over()
+
+
+def _tell_forgotten() -> None:
+    """Python ends, and a simulation has not: its test has passed, for nobody came after it."""
+    simulation = Simulation._running  # noqa: SLF001 - one thing in two parts
+    if simulation is not None:
+        sys.stderr.write(simulation.why_it_runs() + "\n")
 
 
 def _line_of_caller() -> str:
