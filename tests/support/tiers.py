@@ -256,7 +256,8 @@ class MemorySocket(trio.abc.HalfCloseableStream):
         self.wanted: Callable[[], int] = lambda: 0
         self.wrote: Callable[[], object] = lambda: None
         self._closed = self._sending = False
-        self._changed = trio.Event()
+        self._readable = trio.Event()
+        self._writable = trio.Event()
 
     @property
     def socket(self) -> MemorySocket:
@@ -269,9 +270,19 @@ class MemorySocket(trio.abc.HalfCloseableStream):
         return ("127.0.0.1", 8000)
 
     def change(self) -> None:
-        """Something is different: let everybody who waits look again."""
-        self._changed.set()
-        self._changed = trio.Event()
+        """Everything may be different: let everybody who waits look again."""
+        self.change_incoming()
+        self.change_outgoing()
+
+    def change_incoming(self) -> None:
+        """There may be something to read; a kernel wakes nobody else for it."""
+        self._readable.set()
+        self._readable = trio.Event()
+
+    def change_outgoing(self) -> None:
+        """There may be room to write."""
+        self._writable.set()
+        self._writable = trio.Event()
 
     async def send_all(self, data: Any) -> None:
         if self.ended or self._closed:
@@ -284,18 +295,26 @@ class MemorySocket(trio.abc.HalfCloseableStream):
             if not rest:
                 await trio.lowlevel.checkpoint()
             while rest:
-                rest = rest[await self._when_possible(self._take, rest) :]
+                rest = rest[await self._when_possible(self._wait_writable, self._take, rest) :]
         finally:
             self._sending = False
 
-    async def _when_possible(self, function: Callable[..., T | None], *args: Any) -> T:
+    async def _wait_readable(self) -> None:
+        await self._readable.wait()
+
+    async def _wait_writable(self) -> None:
+        await self._writable.wait()
+
+    async def _when_possible(
+        self, wait: Callable[[], Awaitable[None]], function: Callable[..., T | None], *args: Any
+    ) -> T:
         """Try until there is a result: a checkpoint in any case, and never after a wait."""
         await trio.lowlevel.checkpoint_if_cancelled()
         result = function(*args)
         if result is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
         while result is None:
-            await self._changed.wait()
+            await wait()
             result = function(*args)
         return result
 
@@ -330,7 +349,7 @@ class MemorySocket(trio.abc.HalfCloseableStream):
         raise NotImplementedError
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self._when_possible(self._give, max_bytes)
+        return await self._when_possible(self._wait_readable, self._give, max_bytes)
 
     async def send_eof(self) -> None:
         if self._sending:
@@ -364,26 +383,28 @@ class MemoryExchange(WireExchange):
 
     def transmit(self, data: bytes) -> None:
         self.socket.incoming += data
-        self.socket.change()
+        self.socket.change_incoming()
 
     def receive(self, size: int) -> bytes | None:
         data = bytes(self.socket.outgoing[:size])
         if not data:
             return b"" if self.socket.ended else None
         del self.socket.outgoing[:size]
-        self.socket.change()
+        self.socket.change_outgoing()
         return data
 
     def set_window(self, window: float | None) -> None:
         if window is not None:
             kept = self.socket.window
             self.socket.window = min(kept, window) if window == KERNELS_BUFFER else window
-        self.socket.change()
+        self.socket.change_outgoing()
 
     def leave(self, how: str) -> None:
         if how == "half":
             self.socket.client_ended = True
-        elif how == "abrupt" or self.socket.outgoing:  # a kernel resets where data is not read
+            self.socket.change_incoming()
+            return
+        if how == "abrupt" or self.socket.outgoing:  # a kernel resets where data is not read
             self.socket.reset = True
             self.socket.outgoing.clear()
         else:

@@ -159,6 +159,10 @@ CORNERS: dict[str, Scenario] = {
     "half a request ends while the farewell is stuck": (
         *(Open(body="in pieces"), Advance(4), Stall(0), Advance(32), Leave(0, "clean")),
     ),
+    "half a request ends while the answer is stuck": (
+        *(Open(body="in pieces"), Tell(0, (Do("hold", 1), Do("say", 1))), Stall(0), Advance(4)),
+        Leave(0, "half"),
+    ),
     "more than content-length promises": (
         Open("plain", init="start:3,body:2,body:2,body:1,last:0"),
     ),

@@ -29,6 +29,7 @@ from trioloop import (
     Disconnected,
     EventStreamHandler,
     Failed,
+    Hibernate,
     Hub,
     LoopHandler,
     Overflow,
@@ -523,6 +524,14 @@ def test_a_ref_says_what_became_of_a_message(sim):
     assert ref.send(nothing[2])
     assert ref.notify(Reply())
     assert not ref.send(nothing[0])
+
+
+def test_a_message_wakes_a_handler_that_hibernates(sim):
+    poll = sim.get("/poll")
+    sim.ref(poll).send(Hibernate())
+    sim.advance(5)
+    sim.ref(poll).send(Reply(200, "awake"))
+    assert poll.text == "awake"
 
 
 def test_an_operator_stops_a_handler(sim):

@@ -191,6 +191,9 @@ class _ObservedOwner:
         self.is_sent = observed.is_sent
         self.asked = False  # a sender has asked; what is accepted otherwise is the machine's own
 
+    def accepted(self) -> None:
+        self.machine.accepted()
+
     def overflowed(self, limit: int) -> None:
         self.note("overflows", limit)
         self.machine.overflowed(limit)
