@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pytest
 import trio
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 
 from trioloop import App, Crashed, EventStreamHandler, LoopHandler, Reply, ServerSentEvent
@@ -82,12 +84,18 @@ def test_an_init_that_raises_now_and_then_is_a_crash_like_others():
     check_handler(Moody, examples=10, steps=10)
 
 
-def test_a_path_without_the_handler_is_told():
+def test_a_path_without_the_handler_is_told(without_shrinking):
     with pytest.raises(LookupError, match="has no handler; the answer was 404"):
         check_handler(Room, app=make_app, examples=20, steps=5)
 
 
-def test_an_invariant_that_does_not_hold_is_found():
+@pytest.fixture
+def without_shrinking(monkeypatch):
+    once = {"phases": [Phase.generate], "derandomize": True, "database": None}
+    monkeypatch.setattr("trioloop.testing._check.settings", functools.partial(settings, **once))
+
+
+def test_an_invariant_that_does_not_hold_is_found(without_shrinking):
     def nobody_hears_bad_words(machine):
         for client in machine.clients:
             client.refute_event("bad")
