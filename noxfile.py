@@ -22,6 +22,9 @@ ROOT = Path(__file__).parent
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 SUPPORTED = ("3.11", "3.12", "3.13")
 
+INSTALLED = {"PYTHONSAFEPATH": "1", "TRIOLOOP_INSTALLED": "1"}
+"""The environment of tests: the working directory is not on ``sys.path``, so the wheel is seen."""
+
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.download_python = "never"
@@ -106,28 +109,28 @@ def build(session: nox.Session) -> None:
 def matrix(session: nox.Session) -> None:
     """Print which terminate reason is reached in which phase of which transport."""
     session.install(".[test]")
-    session.run("python", "tests/support/endings.py")
+    session.run("python", "tests/support/endings.py", env=INSTALLED)
 
 
 @nox.session
 def determinism(session: nox.Session) -> None:
     """One scenario 1,000 times, in 50 processes with different hash seeds: one transcript."""
     session.install(".[test]")
-    session.run("pytest", "tests/testing/test_determinism.py", env={"TRIOLOOP_LONG": "1"})
+    prove(session, "tests/testing/test_determinism.py")
 
 
 @nox.session
 def faithful(session: nox.Session) -> None:
     """20,000 generated scenarios on the fake and on Hypercorn in memory, 2,000 over TCP."""
     session.install(".[test]")
-    session.run("pytest", "tests/testing/test_faithful.py", env={"TRIOLOOP_LONG": "1"})
+    prove(session, "tests/testing/test_faithful.py")
 
 
 @nox.session
 def traps(session: nox.Session) -> None:
-    """The kit under pytest-trio, plain pytest, pytest-xdist and strict warnings."""
-    session.install(".[test]")
-    session.run("pytest", "tests/testing/test_traps.py", env={"TRIOLOOP_LONG": "1"})
+    """The kit under pytest-trio, plain pytest, pytest-xdist, pytest-randomly and strict warnings."""
+    session.install(".[test]", "pytest-randomly")
+    prove(session, "-p", "no:randomly", "tests/testing/test_traps.py")
 
 
 @nox.session
@@ -150,15 +153,20 @@ def bench(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, *, with_coverage: bool) -> None:
-    """Pytest, with the working directory kept off ``sys.path`` so that the wheel is what is seen."""
-    env = {"PYTHONSAFEPATH": "1", "TRIOLOOP_INSTALLED": "1"}
+    """Pytest, on the installed wheel."""
     if not with_coverage:
-        session.run("pytest", *session.posargs, env=env)
+        session.run("pytest", *session.posargs, env=INSTALLED)
         return
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", env=env)
+    session.run("coverage", "run", "-m", "pytest", env=INSTALLED)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
+
+
+def prove(session: nox.Session, *arguments: str) -> None:
+    """The long form of some tests: one of them may take an hour."""
+    env = INSTALLED | {"TRIOLOOP_LONG": "1"}
+    session.run("pytest", "-o", "faulthandler_timeout=3600", *arguments, *session.posargs, env=env)
 
 
 def check_contents(session: nox.Session, wheel: Path, sdist: Path) -> None:

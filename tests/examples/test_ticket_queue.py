@@ -46,17 +46,19 @@ class HastyDesk(TicketDesk):
             free[0].ref.send_nowait(Look())
 
 
+def no_ticket_waits_while_a_desk_is_free(machine):
+    for desk in machine.clients:
+        if desk.phase == "waiting" and desk.reason is None and desk.state.get("ticket") is None:
+            waiting = list(desk.state["queue"])
+            assert not waiting, f"{waiting} waits, and {desk} is free"
+
+
 class DeskMachine(HandlerMachine):
     handler = TicketDesk
     app = make_app
     path = "/desk"
 
-    @invariant()
-    def no_ticket_waits_while_a_desk_is_free(self):
-        for desk in self.clients:
-            if desk.phase == "waiting" and desk.reason is None and desk.state.get("ticket") is None:
-                waiting = list(desk.state["queue"])
-                assert not waiting, f"{waiting} waits, and {desk} is free"
+    no_ticket_waits = invariant()(no_ticket_waits_while_a_desk_is_free)
 
 
 class HastyMachine(DeskMachine):
@@ -87,6 +89,25 @@ def test_the_machine_finds_the_ticket_that_waits_in_vain():
     report = "\n".join(found.value.__notes__)
     assert "def test_found_by_hastymachine():" in report
     assert "accepts Look()" in report
+
+
+def check_desk(desk):
+    check_handler(
+        desk,
+        app=functools.partial(make_app, desk),
+        path="/desk",
+        invariants=[no_ticket_waits_while_a_desk_is_free],
+        examples=200,
+        steps=10,
+    )
+
+
+def test_one_line_and_one_invariant_find_it_too(monkeypatch):
+    once = {"phases": [Phase.generate], "derandomize": True, "database": None}
+    monkeypatch.setattr("trioloop.testing._check.settings", functools.partial(settings, **once))
+    with pytest.raises(AssertionError, match=r"waits, and <client \d: GET /desk> is free"):
+        check_desk(HastyDesk)
+    check_desk(TicketDesk)
 
 
 def test_the_machine_finds_nothing_in_the_corrected_desk():

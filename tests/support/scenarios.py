@@ -544,6 +544,7 @@ _WORDS: Final = (
     *("start", "body:1", "last:3", "receive", "drain", "sleep:4", "hold:8", "raise"),
     *("body:0", "last:0", "start:204", "start:304", "start:500", "sleep:16", "hold:20"),
     *("start:3,last:3", "start:3,body:3,sleep:4,last:0", "body:20", "body:5000", "body:70000"),
+    *("start:3", "start:20"),
 )
 
 

@@ -54,6 +54,7 @@ class WireExchange:
 
     Attributes:
         transcript: what the client has seen.
+        wanted: bytes that a client who has stopped reading still asks for.
     """
 
     def __init__(self, simulation: WireSimulation, method: str, target: str, body: bytes | None):
@@ -63,7 +64,7 @@ class WireExchange:
         self._parser.send(h11.Request(method=method, target=target, headers=[("host", "test")]))
         self._parser.send(h11.EndOfMessage())
         self._reading = True
-        self._allowance = 0
+        self.wanted = 0
         self._over = False
         self._request = _request_bytes(method, target, body)
 
@@ -77,8 +78,12 @@ class WireExchange:
         """What has come, at most so much; ``b""`` at the end, `None` when there is nothing now."""
         raise NotImplementedError
 
-    def set_window(self, window: float) -> None:
-        """Let the server's socket take so many bytes that the client has not read."""
+    def set_window(self, window: float | None) -> None:
+        """Let the server's socket take so many bytes that the client has not read.
+
+        Args:
+            window: `None` for what it was; the client may want other bytes now.
+        """
 
     def leave(self, how: str) -> None:
         """Close, reset or half-close."""
@@ -97,13 +102,14 @@ class WireExchange:
         self._simulation.settle()
 
     def stall(self, window: int) -> None:
-        self._reading = False
+        self._reading, self.wanted = False, 0
         self.set_window(window)
         self._simulation.settle()
 
     def read(self, size: int) -> None:
-        self._allowance += size
+        self.wanted += size
         self.pull()
+        self.set_window(None)
         self._simulation.settle()
 
     def resume(self) -> None:
@@ -114,7 +120,7 @@ class WireExchange:
 
     def disconnect(self, how: str) -> None:
         if how == "vanish":
-            self._reading = False
+            self._reading, self.wanted = False, 0
             self.set_window(KERNELS_BUFFER)
         else:
             if how != "half":
@@ -127,13 +133,13 @@ class WireExchange:
     def pull(self) -> bool:
         """Read what may be read; whether there was anything."""
         found = False
-        while not self._over and (self._reading or self._allowance):
-            data = self.receive(LARGE if self._reading else self._allowance)
+        while not self._over and (self._reading or self.wanted):
+            data = self.receive(LARGE if self._reading else self.wanted)
             if data is None:
                 break
             found = True
             if not self._reading:
-                self._allowance -= len(data)
+                self.wanted -= len(data)
             self._parse(data)
         return found
 
@@ -231,6 +237,7 @@ class MemorySocket(trio.abc.HalfCloseableStream):
 
     Attributes:
         window: bytes that it takes before a write waits for the client to read.
+        wanted: how many bytes the client asks for, whatever the window is.
         outgoing: what the client has not read.
         incoming: what the server has not read.
         ended: the server has said that no more comes.
@@ -246,9 +253,11 @@ class MemorySocket(trio.abc.HalfCloseableStream):
         self.outgoing = bytearray()
         self.incoming = bytearray()
         self.ended = self.client_ended = self.client_gone = self.reset = False
+        self.wanted: Callable[[], int] = lambda: 0
         self.wrote: Callable[[], object] = lambda: None
         self._closed = self._sending = False
-        self._changed = trio.Event()
+        self._readable = trio.Event()
+        self._writable = trio.Event()
 
     @property
     def socket(self) -> MemorySocket:
@@ -261,9 +270,19 @@ class MemorySocket(trio.abc.HalfCloseableStream):
         return ("127.0.0.1", 8000)
 
     def change(self) -> None:
-        """Something is different: let everybody who waits look again."""
-        self._changed.set()
-        self._changed = trio.Event()
+        """Everything may be different: let everybody who waits look again."""
+        self.change_incoming()
+        self.change_outgoing()
+
+    def change_incoming(self) -> None:
+        """There may be something to read; a kernel wakes nobody else for it."""
+        self._readable.set()
+        self._readable = trio.Event()
+
+    def change_outgoing(self) -> None:
+        """There may be room to write."""
+        self._writable.set()
+        self._writable = trio.Event()
 
     async def send_all(self, data: Any) -> None:
         if self.ended or self._closed:
@@ -276,18 +295,26 @@ class MemorySocket(trio.abc.HalfCloseableStream):
             if not rest:
                 await trio.lowlevel.checkpoint()
             while rest:
-                rest = rest[await self._when_possible(self._take, rest) :]
+                rest = rest[await self._when_possible(self._wait_writable, self._take, rest) :]
         finally:
             self._sending = False
 
-    async def _when_possible(self, function: Callable[..., T | None], *args: Any) -> T:
+    async def _wait_readable(self) -> None:
+        await self._readable.wait()
+
+    async def _wait_writable(self) -> None:
+        await self._writable.wait()
+
+    async def _when_possible(
+        self, wait: Callable[[], Awaitable[None]], function: Callable[..., T | None], *args: Any
+    ) -> T:
         """Try until there is a result: a checkpoint in any case, and never after a wait."""
         await trio.lowlevel.checkpoint_if_cancelled()
         result = function(*args)
         if result is not None:
             await trio.lowlevel.cancel_shielded_checkpoint()
         while result is None:
-            await self._changed.wait()
+            await wait()
             result = function(*args)
         return result
 
@@ -297,7 +324,7 @@ class MemorySocket(trio.abc.HalfCloseableStream):
             self.reset = True
             self.change()
             return len(data)
-        room = self.window - len(self.outgoing)
+        room = self.window + self.wanted() - len(self.outgoing)
         if room <= 0:
             return None
         size = int(min(room, len(data)))
@@ -322,7 +349,7 @@ class MemorySocket(trio.abc.HalfCloseableStream):
         raise NotImplementedError
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return await self._when_possible(self._give, max_bytes)
+        return await self._when_possible(self._wait_readable, self._give, max_bytes)
 
     async def send_eof(self) -> None:
         if self._sending:
@@ -352,27 +379,32 @@ class MemoryExchange(WireExchange):
         super().__init__(simulation, method, target, body)
         self.socket = MemorySocket()
         self.socket.wrote = self.pull
+        self.socket.wanted = lambda: self.wanted
 
     def transmit(self, data: bytes) -> None:
         self.socket.incoming += data
-        self.socket.change()
+        self.socket.change_incoming()
 
     def receive(self, size: int) -> bytes | None:
         data = bytes(self.socket.outgoing[:size])
         if not data:
             return b"" if self.socket.ended else None
         del self.socket.outgoing[:size]
-        self.socket.change()
+        self.socket.change_outgoing()
         return data
 
-    def set_window(self, window: float) -> None:
-        self.socket.window = min(self.socket.window, window) if window == KERNELS_BUFFER else window
-        self.socket.change()
+    def set_window(self, window: float | None) -> None:
+        if window is not None:
+            kept = self.socket.window
+            self.socket.window = min(kept, window) if window == KERNELS_BUFFER else window
+        self.socket.change_outgoing()
 
     def leave(self, how: str) -> None:
         if how == "half":
             self.socket.client_ended = True
-        elif how == "abrupt" or self.socket.outgoing:  # a kernel resets where data is not read
+            self.socket.change_incoming()
+            return
+        if how == "abrupt" or self.socket.outgoing:  # a kernel resets where data is not read
             self.socket.reset = True
             self.socket.outgoing.clear()
         else:

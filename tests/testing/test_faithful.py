@@ -39,7 +39,6 @@ from support.tiers import T0, T1, T2
 
 LONG = bool(os.environ.get("TRIOLOOP_LONG"))
 
-pytestmark = pytest.mark.skipif(not LONG, reason="it takes minutes: run nox -s faithful")
 IN_MEMORY, OVER_TCP = (20_000, 2_000) if LONG else (1_000, 150)
 
 HOWS = get_args(How)
@@ -153,6 +152,30 @@ CORNERS: dict[str, Scenario] = {
     "a call that returns while its end is stuck": (
         *(Open("plain", init="sleep:8,delegate,sleep:8"), Stall(0, 140), Advance(24), Resume(0)),
     ),
+    "a call that returns while the refusal of its request is stuck": (
+        *(Open("plain", init="sleep:4", body="in pieces"), Stall(0), Leave(0, "half")),
+        *(Advance(8), Resume(0), Advance(8)),
+    ),
+    "half a request ends while the farewell is stuck": (
+        *(Open(body="in pieces"), Advance(4), Stall(0), Advance(32), Leave(0, "clean")),
+    ),
+    "half a request ends while the answer is stuck": (
+        *(Open(body="in pieces"), Tell(0, (Do("hold", 1), Do("say", 1))), Stall(0), Advance(4)),
+        Leave(0, "half"),
+    ),
+    "more than content-length promises": (
+        Open("plain", init="start:3,body:2,body:2,body:1,last:0"),
+    ),
+    "more than content-length promises, and then nothing": (
+        *(Open("plain", init="start:3,last:4"), Advance(48)),
+    ),
+    "less than content-length promises": (
+        *(Open("plain", "POST", "start:3,body:2,last:0", "in pieces"), Advance(8)),
+        *(Piece(0, 3, last=True), Advance(48)),
+    ),
+    "content-length without a body": (
+        *(Open("plain", "HEAD", "start:3,last:0"), Open("plain", "HEAD", "start:3,last:4")),
+    ),
     "deadlines that have passed together": (
         *(Open("events"), Tell(0, (Do("work", 8), Do("timer", 8), Do("patience", 8))), Lag(32)),
     ),
@@ -239,6 +262,21 @@ def test_a_corner(corner):
 )
 def test_a_corner_over_tcp(corner):
     assert_same(CORNERS[corner], T2)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        (Open("plain", "POST", "drain", body=200_000), Leave(0)),
+        (Open("plain", "POST", "drain", body=65_536), Leave(0)),
+        (Open("plain", "POST", "drain", "in pieces"), Piece(0, 70_000), Piece(0, 3), Leave(0)),
+        (Open("plain", "POST", "sleep:8,drain", body=900_000), Leave(0), Advance(16)),
+        (Open(method="POST", init=Do("sip", 8), body=200_000), Advance(8), Leave(0)),
+    ],
+)
+def test_a_large_body_comes_in_pieces(scenario):
+    """Over TCP, their sizes are the kernel's."""
+    assert_same(scenario, T1)
 
 
 def test_hypercorn_breaks_when_a_call_returns_while_its_head_is_being_written():

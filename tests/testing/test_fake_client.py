@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from trioloop import (
     App,
@@ -227,6 +229,34 @@ async def test_a_server_goes_down(fake_client, notice):
         assert (poll.status, poll.reason) == (503, ShutDown())
         assert (stream.complete, stream.reason) == (True, ShutDown())
         assert 2000 <= stream.retry <= 6000
+
+
+def make_stubborn_app(ended):
+    """A route that takes ten seconds and cannot be cancelled; when the lifespan has ended."""
+
+    async def stubborn(request):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+        return PlainTextResponse("late")
+
+    app = make_app(lifespan=lifespan_that(end=lambda: ended.append(trio.current_time())))
+    app.router.routes.append(Route("/stubborn", stubborn))
+    return app
+
+
+async def test_the_lifespan_ends_after_calls_that_were_cancelled_and_took_their_time(fake_client):
+    ended = []
+    async with fake_client(make_stubborn_app(ended)) as client:
+        await client.get("/stubborn")
+        await client.shut_down(grace=3)
+        assert client.now() == 10
+    assert ended == [10]
+
+
+async def test_the_end_of_the_context_waits_for_a_call_that_cannot_be_cancelled(fake_client):
+    async with fake_client(make_stubborn_app([])) as client:
+        await client.get("/stubborn")
+    assert client.now() == 10
 
 
 async def test_the_end_of_the_context_ends_everything(fake_client):

@@ -26,6 +26,7 @@ from trioloop import (
     EventStreamHandler,
     Failed,
     LoopHandler,
+    Overflow,
     Postpone,
     Reply,
     SendAfter,
@@ -33,6 +34,7 @@ from trioloop import (
     Stop,
     Stopped,
 )
+from trioloop.testing import FakeClients
 from trioloop.testing._exchange import Request
 from trioloop.testing._journal import Entry
 from trioloop.testing._laws import LawBroken, Violation
@@ -40,6 +42,7 @@ from trioloop.testing._replay import (
     Named,
     Shown,
     Step,
+    Verb,
     reasons_of,
     replay,
     script_of,
@@ -94,7 +97,7 @@ class News(EventStreamHandler[str]):
             self.hub.broadcast("all", "news", exclude=self.ref)
         if message == "boom":
             raise ValueError(message)
-        return ServerSentEvent(str(message))
+        return message if isinstance(message, ServerSentEvent) else ServerSentEvent(str(message))
 
 
 class Slow(LoopHandler[str]):
@@ -122,6 +125,19 @@ def make_app():
     app.route("/news", News)
     app.route("/slow", Slow)
     return app
+
+
+def asks(target, method="GET"):
+    """The beginning of a journal: a client asks, a handler begins to wait."""
+    return [
+        Entry(0.0, "client 1", "asks", Request(method, target)),
+        Entry(0.0, "handler 1", "init"),
+        Entry(0.0, "handler 1", "init returned", None),
+    ]
+
+
+def sends(message, verb="send"):
+    return Entry(0.0, "test", "sends", ("handler 1", verb, message))
 
 
 def steps_of(journal):
@@ -171,12 +187,100 @@ def test_messages_of_timers_handlers_and_routes_are_not_the_tests():
     ]
 
 
-def test_a_message_that_comes_while_time_passes_is_not_the_tests():
+def test_a_message_of_a_task_of_the_tests_own_is_sent_later():
+    async def script(clients):
+        async with clients(make_app()) as client, trio.open_nursery() as nursery:
+            news = await client.get("/news")
+
+            @nursery.start_soon
+            async def send_later():
+                await trio.sleep(1)
+                client.ref(news).send_nowait("from a task")
+
+            await client.advance(2)
+        return client.journal
+
+    clients = FakeClients()
+    journal = trio.run(script, clients, clock=clients)
+    assert steps_of(journal)[1:] == [
+        ("simulation", "later", 1.0, Verb("handler 1", "send_without_settling"), "from a task"),
+        ("simulation", "advance", 2),
+    ]
+    assert replay(journal, make_app()).reasons == reasons_of(journal)
+
+
+def test_what_is_sent_later_is_sent_once():
     with Simulation(make_app()) as sim:
         news = sim.get("/news")
-        sim.later(1, sim.ref(news).ref.send_nowait, "from a task")
+        sim.later(1.5, sim.ref(news).send_without_settling, "at last")
+        sim.later(0.5, sim.ref(news).burst, "a", "b")
         sim.advance(2)
-    assert "send" not in {step[1] for step in steps_of(sim.journal)}
+    assert steps_of(sim.journal)[1:] == [
+        ("simulation", "later", 1.5, Verb("handler 1", "send_without_settling"), "at last"),
+        ("simulation", "later", 0.5, Verb("handler 1", "burst"), "a", "b"),
+        ("simulation", "advance", 2),
+    ]
+    assert replay(sim.journal, make_app()).difference(sim.journal) is None
+    source = to_test(sim.journal)
+    assert "sim.later(0.5, sim.ref(client_1).burst, 'a', 'b')" in source
+    run_source(source, app=make_app())
+
+
+def test_a_function_that_only_the_test_has_cannot_be_called_again():
+    def tell():
+        """Nothing."""
+
+    with Simulation(make_app()) as sim:
+        sim.later(1.5, tell)
+        sim.advance(2)
+    with pytest.raises(ValueError, match=r"at t=0 the test wanted <function .*tell.* only that"):
+        replay(sim.journal, make_app())
+    assert "sim.later(1.5, unknown_1)" in to_test(sim.journal)
+
+
+def test_what_is_sent_through_the_hub_is_sent_before_anybody_runs():
+    with Simulation(make_app()) as sim:
+        sim.get("/news")
+        sim.get("/news")
+        sim.hub.broadcast("all", "one")
+        sim.settle()
+        sim.hub.broadcast("all", "two")
+        sim.lag(1)
+    assert steps_of(sim.journal)[2:] == [
+        ("handler 1", "send_without_settling", "one"),
+        ("handler 2", "send_without_settling", "one"),
+        ("simulation", "settle"),
+        ("handler 1", "send_without_settling", "two"),
+        ("handler 2", "send_without_settling", "two"),
+        ("simulation", "lag", 1),
+    ]
+    assert replay(sim.journal, make_app()).difference(sim.journal) is None
+
+
+def test_what_an_async_function_of_the_test_sends_is_the_tests():
+    async def send(ref):
+        await ref.send("one")
+        await trio.lowlevel.checkpoint()
+        await ref.send("two")
+
+    with Simulation(make_app()) as sim:
+        sim.run(send, sim.ref(sim.get("/news")).ref)
+    sent = [step[1:] for step in steps_of(sim.journal) if step[0] == "handler 1"]
+    assert sent == [("send_without_settling", "one"), ("send_without_settling", "two")]
+    assert replay(sim.journal, make_app()).reasons == reasons_of(sim.journal)
+
+
+def test_what_a_full_mailbox_makes_the_sender_wait_for_is_no_error_of_the_replay():
+    app = make_app()
+    app.route("/full", Slow, mailbox_size=1, overflow=Overflow.BLOCK)
+    with Simulation(app) as sim:
+        slow = sim.get("/full")
+        sim.ref(slow).send("one")
+        sim.ref(slow).send("two")
+        with pytest.raises(trio.WouldBlock):
+            sim.ref(slow).notify("three")
+    again = replay(sim.journal, app)
+    assert (again.error, again.difference(sim.journal)) == (None, None)
 
 
 def test_a_message_to_a_busy_handler_is_the_tests():
@@ -204,47 +308,28 @@ def test_a_notification_is_sent_as_one():
 
 
 def test_messages_before_a_lag_are_sent_while_nothing_runs():
-    journal = [
-        Entry(0.0, "client 1", "asks", "GET /"),
-        Entry(0.0, "handler 1", "init"),
-        Entry(0.0, "handler 1", "init returned", None),
-        Entry(0.0, "handler 1", "accepts", "a"),
-        Entry(0.0, "handler 1", "accepts", "b"),
-        Entry(0.0, "test", "lags", 1.0),
-        Entry(1.0, "handler 1", "accepts", "c"),
-        Entry(1.0, "handler 1", "notify", "c"),
-        Entry(1.0, "handler 1", "notify returned", None),
-        Entry(1.0, "handler 1", "accepts", "d"),
-        Entry(1.0, "test", "lags", 1.0),
-        Entry(2.0, "handler 1", "notify", "d"),
-    ]
-    assert steps_of(journal)[1:] == [
+    with Simulation(make_app()) as sim:
+        ref = sim.ref(sim.get("/news"))
+        ref.send_without_settling("a")
+        ref.send_without_settling("b")
+        sim.lag(1.0)
+    assert steps_of(sim.journal)[1:] == [
         ("handler 1", "send_without_settling", "a"),
         ("handler 1", "send_without_settling", "b"),
         ("simulation", "lag", 1.0),
-        ("handler 1", "notify", "c"),
-        ("handler 1", "notify", "d"),
-        ("simulation", "lag", 1.0),
     ]
 
 
-def test_what_the_test_says_that_it_sends_counts_alone():
-    journal = [
-        Entry(0.0, "client 1", "asks", "GET /"),
-        Entry(0.0, "handler 1", "init"),
-        Entry(0.0, "test", "sends", ("handler 1", "burst", "a", "b")),
-        Entry(0.0, "handler 1", "accepts", "a"),
-        Entry(0.0, "handler 1", "accepts", "b"),
-        Entry(0.0, "handler 1", "accepts", "from elsewhere"),
-    ]
-    assert steps_of(journal)[1:] == [("handler 1", "burst", "a", "b")]
+def test_a_message_that_nobody_says_they_have_sent_is_not_the_tests():
+    journal = [*asks("/"), Entry(0.0, "handler 1", "accepts", "from elsewhere")]
+    assert [step[1] for step in steps_of(journal)] == ["get"]
 
 
 def test_what_comes_of_the_end_of_the_run_is_no_step():
     journal = [
-        Entry(0.0, "client 1", "asks", "GET /"),
+        *asks("/"),
         Entry(0.0, "test", "ends the run"),
-        Entry(0.0, "handler 1", "accepts", "late"),
+        sends("late"),
         Entry(0.0, "test", "advances", 1.0),
     ]
     assert [step.verb for step in script_of(journal)] == ["get"]
@@ -253,11 +338,10 @@ def test_what_comes_of_the_end_of_the_run_is_no_step():
 @pytest.mark.parametrize(
     "detail, step",
     [
-        ("GET /a?b=c", ("get", "/a?b=c")),
-        ("HEAD /a", ("head", "/a")),
-        ("POST /a", ("post", "/a")),
-        ("PUT /a", ("request", "PUT", "/a")),
-        (Request("GET", "/a"), ("get", "/a")),
+        (Request("GET", "/a?b=c"), ("get", "/a?b=c")),
+        (Request("HEAD", "/a"), ("head", "/a")),
+        (Request("POST", "/a"), ("post", "/a")),
+        (Request("PUT", "/a"), ("request", "PUT", "/a")),
         (Request("GET", "/a", body=b"x"), ("request", "GET", "/a", ("body", b"x"))),
         (Request("POST", "/a", body=None), ("post", "/a", ("body", None))),
         (
@@ -279,31 +363,42 @@ def test_a_request_is_made_by_the_shortest_verb(detail, step):
 
 
 def test_a_body_in_pieces_is_sent_in_pieces():
-    journal = [
-        Entry(0.0, "client 1", "asks", "POST /"),
-        Entry(0.0, "client 1", "sends", b"one"),
-        Entry(0.0, "client 1", "sends last", b"two"),
-    ]
-    assert steps_of(journal) == [
-        ("simulation", "post", "/", ("body", None)),
+    with Simulation(make_app()) as sim:
+        tell = sim.post("/tell", body=None)
+        tell.send("one")
+        tell.send(b"two", more=False)
+    assert steps_of(sim.journal) == [
+        ("simulation", "post", "/tell", ("body", None)),
         ("client 1", "send", b"one"),
         ("client 1", "send", b"two", ("more", False)),
     ]
+    assert replay(sim.journal, make_app()).difference(sim.journal) is None
+
+
+def test_who_comes_back_asks_as_then():
+    with Simulation(make_app()) as sim:
+        news = sim.sse("/news")
+        sim.ref(news).send(ServerSentEvent("one", id="7", retry=1500))
+        news.disconnect()
+        news.reconnect()
+    assert steps_of(sim.journal)[-2:] == [
+        ("simulation", "advance", 1.5),
+        ("simulation", "sse", "/news", ("last_event_id", "7")),
+    ]
+    assert replay(sim.journal, make_app()).difference(sim.journal) is None
 
 
 def test_a_planted_crash_is_planted_again():
     error = ValueError("planted")
-    journal = [
-        Entry(0.0, "client 1", "asks", "GET /news"),
-        Entry(0.0, "handler 1", "init"),
-        Entry(0.0, "handler 1", "init returned", None),
-        Entry(0.0, "handler 1", "is to crash", error),
-        Entry(0.0, "handler 1", "accepts", "a"),
-    ]
-    assert steps_of(journal)[1] == ("simulation", "crash_next", Named("handler 1"), error)
-    again = replay(journal, make_app())
+    with Simulation(make_app()) as sim:
+        news = sim.get("/news")
+        sim.crash_next(news, error)
+        sim.ref(news).send("a")
+    assert steps_of(sim.journal)[1] == ("simulation", "crash_next", Named("handler 1"), error)
+    again = replay(sim.journal, make_app())
     assert again.reasons == {"client 1": Crashed(error, "info")}
-    assert "sim.crash_next(client_1, ValueError('planted'))" in to_test(journal)
+    assert again.difference(sim.journal) is None
+    assert "sim.crash_next(client_1, ValueError('planted'))" in to_test(sim.journal)
 
 
 # -- runs ------------------------------------------------------------------------------------------
@@ -374,18 +469,14 @@ def test_addresses_are_no_difference():
 
 
 def test_an_error_of_the_run_is_its_outcome():
-    journal = [
-        Entry(0.0, "client 1", "asks", "GET /tell"),
-        Entry(0.0, "handler 1", "accepts", "a"),
-    ]
-    again = replay(journal, make_app())
+    again = replay([*asks("/tell"), sends("a")], make_app())
     assert isinstance(again.error, LookupError)
     assert again.journal[0].what == "asks"
 
 
 def test_a_handler_without_a_client_is_named():
-    again = replay([Entry(0.0, "handler 7", "accepts", "a")], make_app())
-    assert str(again.error) == "handler 7 of the trace has no client that asked for it"
+    again = replay([sends("a")], make_app())
+    assert str(again.error) == "handler 1 of the trace has no client that asked for it"
 
 
 def test_the_laws_can_be_checked_in_a_replay():
@@ -459,14 +550,8 @@ def test_another_ending_makes_the_written_test_fail():
 
 
 def test_with_a_broken_law_the_written_test_names_it_and_checks_the_laws():
-    journal = [
-        Entry(0.0, "client 1", "asks", "GET /news"),
-        Entry(0.0, "handler 1", "init"),
-        Entry(0.0, "handler 1", "init returned", None),
-        Entry(0.0, "handler 1", "accepts", "a"),
-    ]
     violation = Violation(3, "a message\nwas lost", 3, 0.0, "handler 1")
-    source = to_test(journal, violation=violation)
+    source = to_test([*asks("/news"), sends("a")], violation=violation)
     assert source.splitlines()[3:] == [
         "def test_replay():",
         "    # Breaks law 3: a message was lost",
@@ -651,7 +736,7 @@ def test_a_message_that_is_known_only_as_text_cannot_be_sent_again():
     with Simulation(make_app()) as sim:
         sim.ref(sim.get("/news")).send(object())
     with pytest.raises(
-        ValueError, match=r"at t=0 handler 1 was sent <object object at 0x.*only as text"
+        ValueError, match=r"at t=0 send of handler 1 was given <object object at 0x.*only as text"
     ):
         replay(trace_to_json(sim.journal), make_app())
 
@@ -667,6 +752,11 @@ actions = st.lists(
         st.tuples(st.just("burst"), st.integers(0, 3), st.just("b"), st.just("c"), st.just("d")),
         st.tuples(st.just("notify"), st.integers(0, 3), st.sampled_from(["n", "stop"])),
         st.tuples(st.just("stop"), st.integers(0, 3)),
+        st.tuples(st.just("later"), st.integers(0, 3), eighths, st.sampled_from(["e", "stop"])),
+        st.tuples(st.just("broadcast"), st.just("f")),
+        st.tuples(st.just("crash_next"), st.integers(0, 3)),
+        st.tuples(st.just("reconnect"), st.integers(0, 3)),
+        st.tuples(st.just("settle")),
         st.tuples(st.just("advance"), eighths),
         st.tuples(st.just("lag"), eighths),
         st.tuples(st.just("advance_to_next_deadline")),
@@ -681,19 +771,35 @@ actions = st.lists(
 )
 
 
+OF_A_REF = ("send", "burst", "notify", "stop")
+
+
 def run_actions(sim, actions):
     clients = [sim.get("/news")]
     for verb, *args in actions:
         if verb == "get":
             clients.append(sim.get(*args))
-        elif verb in ("advance", "lag", "advance_to_next_deadline"):
+        elif verb == "broadcast":
+            sim.hub.broadcast("all", *args)
+        elif verb in ("advance", "lag", "advance_to_next_deadline", "settle"):
             getattr(sim, verb)(*args)
         else:
-            client = clients[args[0] % len(clients)]
-            if client.observed is None or (client.has_left and verb in ("disconnect", "resume")):
-                continue
-            target = sim.ref(client) if verb in ("send", "burst", "notify", "stop") else client
-            getattr(target, verb)(*args[1:])
+            act(sim, clients, verb, args)
+
+
+def act(sim, clients, verb, args):
+    client = clients[args[0] % len(clients)]
+    if verb == "reconnect":
+        clients += [] if client.pending else [client.reconnect()]
+    elif client.observed is None or (client.has_left and verb in ("disconnect", "resume")):
+        return
+    elif verb == "later":
+        sim.later(args[1], sim.ref(client).send_without_settling, args[2])
+    elif verb == "crash_next":
+        sim.crash_next(client, ValueError("planted"))
+    else:
+        target = sim.ref(client) if verb in OF_A_REF else client
+        getattr(target, verb)(*args[1:])
 
 
 @settings(deadline=None, max_examples=60)

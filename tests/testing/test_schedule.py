@@ -66,6 +66,18 @@ def test_what_was_done_is_a_plan_and_a_sentence():
     assert run_four_tasks("spawn order")[1].describe() == "spawn order"
 
 
+def test_tasks_of_one_name_are_numbered_by_their_age():
+    async def main():
+        async with trio.open_nursery() as nursery:
+            for name in ("Poll", "call", "Poll", "Poll"):
+                nursery.start_soon(trio.lowlevel.checkpoint, name=name)
+
+    schedule = Schedule({1: (3, 1, 0, 2)})
+    with scheduled_by(schedule):
+        trio.run(main)
+    assert schedule.reorderings[0].tasks == ("Poll 3", "call", "Poll 1", "Poll 2")
+
+
 def test_a_plan_that_does_not_fit_is_passed_over():
     ran, schedule = run_four_tasks({1: (1, 0), 2: (5, 5, 5, 5), 99: (0, 1)})
     assert ran == "abcdabcd"

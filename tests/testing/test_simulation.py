@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import asynccontextmanager, suppress
+import warnings
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from trioloop import (
     Disconnected,
     EventStreamHandler,
     Failed,
+    Hibernate,
     Hub,
     LoopHandler,
     Overflow,
@@ -40,7 +42,8 @@ from trioloop import (
     Stopped,
     TimedOut,
 )
-from trioloop.testing import Entry, Seen, Simulation, SimulationError
+from trioloop.testing import Entry, Seen, Simulation, SimulationError, timeline
+from trioloop.testing._exchange import Request
 
 
 class Poll(LoopHandler):
@@ -214,6 +217,19 @@ def test_a_stalled_reader_holds_the_write_and_the_next_message(sim):
     assert stream.phase == "waiting"
 
 
+def test_a_callback_that_is_given_up_before_it_begins_leaves_no_warning(sim):
+    """The handler is stopped while what was returned before is still being written."""
+    stream = sim.sse("/events")
+    stream.stall()
+    sim.ref(stream).burst(*say("one"), wait_for_ever)
+    sim.ref(stream).stop()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stream.resume()
+    assert [str(warning.message) for warning in caught] == []
+    assert sim.dead_letters == [(sim.ref(stream).ref, wait_for_ever, ShutDown())]
+
+
 def test_a_window_takes_so_many_bytes_before_a_write_waits(sim):
     stream = sim.sse("/events")
     framed = len(b"9\r\n") + len(b"data: 1\n\n") + len(b"\r\n")
@@ -237,6 +253,29 @@ def test_a_slow_reader_reads_so_many_bytes_of_the_wire(sim):
     assert [event.data for event in stream.events] == ["one"]
     sim.ref(stream).send(say("two")[0])
     assert [event.data for event in stream.events] == ["one", "two"]
+
+
+def test_a_reader_gets_what_it_asks_for_through_a_window_of_nothing(sim):
+    stream = sim.sse("/events")
+    stream.stall(0)
+    sim.ref(stream).send(say("one")[0])
+    stream.read(len(b"b\r\n") + 4)
+    assert (stream.body, stream.phase) == (b"data", "sending")
+    stream.read(1000)
+    assert [event.data for event in stream.events] == ["one"]
+    assert stream.phase == "waiting"
+    sim.ref(stream).send(say("two")[0])
+    assert [event.data for event in stream.events] == ["one", "two"]
+
+
+@pytest.mark.parametrize("stop", ["stall", "vanish"])
+def test_who_stops_again_does_not_read_what_was_asked_for_before(sim, stop):
+    stream = sim.sse("/events")
+    stream.stall()
+    stream.read(1000)
+    stream.stall() if stop == "stall" else stream.disconnect("vanish")
+    sim.ref(stream).send(say("one")[0])
+    assert stream.events == []
 
 
 def test_a_client_comes_back_after_retry_with_the_last_event_id(sim):
@@ -371,10 +410,11 @@ def test_the_journal_tells_who_did_what_and_when():
         sim.ref(poll).send(reply := Reply(200, "hi"))
     told = [entry for entry in sim.journal if entry.what not in ("sees head", "terminate returned")]
     assert told == [
-        Entry(0.0, "client 1", "asks", "GET /poll"),
+        Entry(0.0, "client 1", "asks", Request("GET", "/poll")),
         Entry(0.0, "handler 1", "init"),
         Entry(0.0, "handler 1", "init returned"),
         Entry(0.0, "test", "advances", 1),
+        Entry(1.0, "test", "sends", ("handler 1", "send", reply)),
         Entry(1.0, "handler 1", "accepts", reply),
         Entry(1.0, "handler 1", "info", reply),
         Entry(1.0, "handler 1", "info returned", reply),
@@ -486,10 +526,27 @@ def test_a_ref_says_what_became_of_a_message(sim):
     assert not ref.send(nothing[0])
 
 
+def test_a_message_wakes_a_handler_that_hibernates(sim):
+    poll = sim.get("/poll")
+    sim.ref(poll).send(Hibernate())
+    sim.advance(5)
+    sim.ref(poll).send(Reply(200, "awake"))
+    assert poll.text == "awake"
+
+
 def test_an_operator_stops_a_handler(sim):
     poll = sim.get("/poll")
     sim.ref(poll).stop()
     assert (poll.status, poll.reason) == (503, ShutDown())
+
+
+def test_a_planted_crash_is_a_crash_and_is_logged_as_one(sim, caplog):
+    poll = sim.get("/poll")
+    sim.crash_next(poll, error := ValueError("planted"))
+    sim.ref(poll).send(lambda handler: None)
+    assert poll.reason == Crashed(error, "info")
+    (record,) = caplog.records
+    assert record.exc_info[1] is error
 
 
 # -- the end of the server -------------------------------------------------------------------------
@@ -788,13 +845,15 @@ def test_an_application_that_only_says_that_it_failed():
 )
 def test_an_interrupt_ends_the_simulation_at_once_and_the_journal_stays(interrupt):
     sim = Simulation(make_app(), laws=True)
-    with pytest.raises(KeyboardInterrupt), sim:
+    with pytest.raises(KeyboardInterrupt) as interrupted, sim:
         poll, other = sim.get("/poll"), sim.get("/poll")
         sim.advance(3)
         sim.ref(poll).send(interrupt)
     assert sim.now() == 3
-    assert [entry.what for entry in sim.journal if entry.who == "test"] == ["advances"]
+    assert [entry.what for entry in sim.journal if entry.who == "test"] == ["advances", "sends"]
     assert (poll.reason, other.reason) == (ShutDown(), ShutDown())
+    (told,) = interrupted.value.__notes__
+    assert told == "\n" + timeline(sim.journal)
     with Simulation(make_app()):
         pass
 
@@ -805,9 +864,10 @@ def raise_interrupt():
 
 def test_an_interrupt_in_the_test_itself_ends_the_simulation():
     sim = Simulation(make_app())
-    with suppress(KeyboardInterrupt), sim:
+    with pytest.raises(KeyboardInterrupt) as interrupted, sim:
         poll = sim.get("/poll")
         raise KeyboardInterrupt
+    assert "asks GET /poll" in interrupted.value.__notes__[0]
     assert sim.closed
     assert poll.reason == ShutDown()
 

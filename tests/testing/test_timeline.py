@@ -6,13 +6,21 @@ from dataclasses import dataclass, field
 from textwrap import dedent
 
 import pytest
+import trio
 
 from trioloop import App, EventStreamHandler, LoopHandler, Reply, ServerSentEvent, TimedOut
 from trioloop.testing._exchange import Request
 from trioloop.testing._journal import Entry
 from trioloop.testing._laws import Violation
 from trioloop.testing._simulation import Simulation
-from trioloop.testing._timeline import clients_of, sequence_diagram, shorten, show, timeline
+from trioloop.testing._timeline import (
+    _rows,
+    clients_of,
+    sequence_diagram,
+    shorten,
+    show,
+    timeline,
+)
 
 HEAD = (200, [(b"content-type", b"text/plain")])
 
@@ -280,6 +288,46 @@ def test_a_message_of_another_handler_comes_from_there():
     ]
 
 
+def test_what_the_test_sends_comes_from_the_test_whoever_is_busy():
+    with Simulation(make_app()) as sim:
+        news = sim.sse("/news")
+        sim.ref(news).send("first")
+        poll = sim.get("/work")
+        sim.ref(poll).send("work")
+        sim.ref(news).burst("a", "b")
+    arrows = [line.strip() for line in sequence_diagram(sim.journal).splitlines()]
+    assert [line for line in arrows if line.endswith(("'a'", "'b'", "'first'", "'work'"))] == [
+        "T->>H1: accepts 'first'",
+        "T->>H2: accepts 'work'",
+        "Note over H2: info 'work'",
+        "T->>H1: accepts 'a'",
+        "T->>H1: accepts 'b'",
+    ]
+
+
+def test_what_the_test_wants_to_send_and_nobody_takes_has_a_row_of_its_own():
+    journal = [
+        Entry(0.0, "test", "sends", ("handler 1", "send", "taken")),
+        Entry(0.0, "handler 1", "accepts", "taken"),
+        Entry(0.0, "test", "sends", ("handler 1", "burst", "taken, too", "not taken")),
+        Entry(0.0, "handler 1", "accepts", "taken, too"),
+        Entry(0.0, "test", "sends", ("handler 1", "notify", "not taken")),
+        Entry(0.0, "test", "later", (1.5, "handler 1", "send_without_settling", "a")),
+        Entry(0.0, "test", "later", (2, "", make_app)),
+        Entry(1.5, "test", "sends as planned", ("handler 1", "send_without_settling", "a")),
+        Entry(1.5, "handler 1", "refuses", "a"),
+    ]
+    assert [(row.who, row.text, row.indices) for row in _rows(journal)] == [
+        ("handler 1", "accepts 'taken'", (0, 1)),
+        ("test", "sends handler 1 'taken, too', 'not taken'", (2,)),
+        ("handler 1", "accepts 'taken, too'", (3,)),
+        ("test", "notifies handler 1 'not taken'", (4,)),
+        ("test", "in 1.5 s sends handler 1 'a'", (5,)),
+        ("test", "in 2 s calls make_app", (6,)),
+        ("handler 1", "refuses 'a'", (7, 8)),
+    ]
+
+
 def test_handlers_are_matched_with_their_clients():
     journal = [
         Entry(0.0, "client 1", "asks", "GET /plain"),
@@ -305,6 +353,11 @@ def make_app():
 
         def info(self, message):
             return ServerSentEvent(message)
+
+    @app.route("/work")
+    class Work(LoopHandler[str]):
+        async def info(self, message):
+            await trio.sleep(1)
 
     @app.route("/poll")
     class Poll(LoopHandler[str]):

@@ -18,10 +18,6 @@ import pytest
 
 import trioloop
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("TRIOLOOP_LONG"), reason="it starts many processes: run nox -s traps"
-)
-
 PACKAGE = Path(trioloop.__file__).parent
 INSTALLED = importlib.util.find_spec("pytest_trioloop") is not None
 
@@ -173,8 +169,7 @@ GIVEN = """
 """
 
 MACHINE = """
-    from trioloop.testing._check import check_handler
-    from trioloop.testing._machine import HandlerMachine
+    from trioloop.testing import HandlerMachine, check_handler
 
     def test_in_one_line():
         check_handler(Poll, examples=5)
@@ -223,13 +218,25 @@ def test_without_pytest_randomly(elsewhere):
     assert_passed(result, 2)
 
 
+def test_with_pytest_randomly(elsewhere):
+    pytest.importorskip("pytest_randomly")
+    result = run_pytest(
+        elsewhere,
+        "-p",
+        "randomly",
+        tests=[SIMULATED, ASYNC, GIVEN, MACHINE],
+        ini="trio_mode = true",
+    )
+    assert_passed(result, 6)
+
+
 def test_whatever_the_random_seed_is(elsewhere):
     seeded = """
         import random
-        random.seed(7)
-        before = random.getstate()
 
         def test_that_nothing_is_drawn_from_it():
+            random.seed(7)
+            before = random.getstate()
             with Simulation(app, schedule=3) as sim:
                 sim.sse("/events")
                 sim.shut_down()
@@ -275,6 +282,7 @@ def test_an_interrupt_ends_pytest_at_once(elsewhere):
     result = run_pytest(elsewhere, tests=[interrupted])
     assert result.returncode == pytest.ExitCode.INTERRUPTED
     assert "KeyboardInterrupt" in result.stdout
+    assert re.search(r"\|\s+info 'now'", result.stdout)  # the timeline so far
     assert "failed" not in result.stdout
 
 
@@ -286,6 +294,16 @@ def test_a_forgotten_close_is_told_where_it_was_forgotten(elsewhere):
     result = run_pytest(elsewhere, "-W", "default", tests=[forgotten, SIMULATED])
     assert outcomes(result)["failed"] == 1
     assert re.search(r"made at \S*test_there\.py:\d+ has not been closed", result.stdout)
+
+
+def test_a_forgotten_close_is_told_at_the_end_when_no_simulation_comes_after_it(elsewhere):
+    forgotten = """
+        def test_forgetting():
+            Simulation(app).__enter__()
+    """
+    result = run_pytest(elsewhere, tests=[forgotten])
+    assert_passed(result, 1)
+    assert re.search(r"made at \S*test_there\.py:\d+ has not been closed", result.stderr)
 
 
 # -- cost ------------------------------------------------------------------------------------------

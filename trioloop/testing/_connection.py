@@ -17,13 +17,16 @@ import enum
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
 QUEUE_SIZE: Final = 10
 """Hypercorn's ``max_app_queue_size``: events for the application before the socket is not read."""
+
+READ_SIZE: Final = 2**16
+"""Hypercorn's ``MAX_RECV``: bytes of a request that one read takes."""
 
 KEEP_ALIVE: Final = 5.0
 """Hypercorn's ``keep_alive_timeout``: seconds for which a connection without a request stays open."""
@@ -87,6 +90,7 @@ class FakeConnection:
 
     Attributes:
         window: bytes that the "socket" takes before a write waits for the reader.
+        wanted: bytes that a reader who has stopped still asks for; they come through any window.
         unread: what was written and not read, oldest first.
         returned: the application's call has returned or raised.
         error: what it raised.
@@ -105,6 +109,7 @@ class FakeConnection:
         self.name = name
         self.method = method
         self.window: float = float("inf")
+        self.wanted: int = 0
         self.unread: deque[Piece] = deque()
         self.returned: bool = False
         self.error: BaseException | None = None
@@ -121,6 +126,7 @@ class FakeConnection:
         self._room = trio.Event()
         self._reset = False  # a write finds out that nobody reads
         self._chunked = True
+        self._owed: int | None = None  # bytes of the body that content-length still promises
         self._empty = False  # the response has no body, whatever the application writes
         self._stream_closed = False  # the application was told that there is no more to come
         # What h11 knows of the two sides.
@@ -136,6 +142,22 @@ class FakeConnection:
         """Let something arrive at the server's socket."""
         self._incoming.extend(events)
         self._came.set()
+
+    def feed_body(self, data: bytes, *, after: int, more: bool) -> None:
+        """Let bytes of the request's body arrive, as many at a time as the server reads.
+
+        Args:
+            data: the bytes.
+            after: how many bytes come right before them: the request's head, or a chunk's size.
+            more: whether others will follow.
+        """
+        start, stop = 0, max(1, READ_SIZE - after)
+        while start < len(data):
+            piece = data[start:stop]
+            self.feed([{"type": "http.request", "body": piece, "more_body": True}])
+            start, stop = stop, stop + READ_SIZE
+        if not more:
+            self.feed([{"type": "http.request", "body": b"", "more_body": False}])
 
     def lose_reader(self, how: Hangup = "reset") -> None:
         """Nobody will read what is written; a stuck write ends."""
@@ -183,6 +205,7 @@ class FakeConnection:
             if not self._head_begun:
                 await self._write_error(400)  # half a request is against the protocol
             self._close()
+            await trio.lowlevel.checkpoint()  # as aclose() does: a stuck write hears of it first
         await self._close_stream()
 
     async def _close_stream(self) -> None:
@@ -258,6 +281,8 @@ class FakeConnection:
     # -- writing ---------------------------------------------------------------------------------
 
     async def _write_error(self, status: int) -> None:
+        if self._head_begun:
+            return  # that of another refusal: h11 takes no second one, and nobody hears of it
         headers = [(b"content-length", b"0"), (b"connection", b"close")]
         await self._write_head(status, headers)
         await self._write_end()
@@ -272,6 +297,8 @@ class FakeConnection:
         names = {name for name, _ in pairs}
         self._empty = self.method == "HEAD" or status in (204, 304)
         self._chunked = b"content-length" not in names and status not in (204, 304)
+        if b"content-length" in names and not self._empty:
+            self._owed = int(dict(pairs)[b"content-length"])
         sent = [*pairs, *SERVER_HEADERS]
         if self._chunked:
             sent.append((b"transfer-encoding", b"chunked"))
@@ -281,13 +308,24 @@ class FakeConnection:
     async def _write_body(self, data: bytes) -> None:
         if not data or self._empty or self._refused:
             return
+        if self._owed is not None:
+            self._owed -= len(data)
+            if self._owed < 0:
+                self._break("more than content-length promises")
         framing = len(b"%x\r\n" % len(data)) if self._chunked else 0
         await self._write(Piece("body", data, framing, len(data), 2 if self._chunked else 0))
 
     async def _write_end(self) -> None:
+        if self._owed:
+            self._break("less than content-length promises")
         self._end_begun = True
         chunked = self._chunked and not self._empty
         await self._write(Piece("end", None, before=len(b"0\r\n\r\n") if chunked else 0))
+
+    def _break(self, what: str) -> NoReturn:
+        """The application contradicts itself: h11 takes nothing from it any more."""
+        self._broken = True
+        raise UnexpectedMessage(what)
 
     async def _write(self, piece: Piece) -> None:
         if self._broken:
@@ -302,7 +340,8 @@ class FakeConnection:
 
     async def _write_whole(self, piece: Piece) -> None:
         while not self.gone and not self.closed:
-            room = self.window - sum(waiting.taken - waiting.read for waiting in self.unread)
+            held = sum(waiting.taken - waiting.read for waiting in self.unread)
+            room = self.window + self.wanted - held
             if piece.size and room <= 0:
                 await self._wait_for_room(piece)
                 continue

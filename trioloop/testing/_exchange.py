@@ -63,9 +63,13 @@ class Request:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = b""
 
-    def scope(self, app: Any) -> Scope:
-        """The ASGI scope that Hypercorn makes of it."""
-        path, _, query = self.target.partition("?")
+    @property
+    def head_size(self) -> int:
+        """Bytes of the request line and the headers on the wire."""
+        line = len(f"{self.method} {self.target} HTTP/1.1\r\n".encode())
+        return line + sum(len(n) + len(v) + 4 for n, v in self._raw_headers()) + 2
+
+    def _raw_headers(self) -> list[tuple[bytes, bytes]]:
         raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in self.headers]
         names = {name for name, _ in raw}
         if b"host" not in names:
@@ -74,6 +78,11 @@ class Request:
             raw.append((b"transfer-encoding", b"chunked"))
         elif self.body and b"content-length" not in names:
             raw.append((b"content-length", b"%d" % len(self.body)))
+        return raw
+
+    def scope(self, app: Any) -> Scope:
+        """The ASGI scope that Hypercorn makes of it."""
+        path, _, query = self.target.partition("?")
         return {
             "type": "http",
             "asgi": {"spec_version": "2.1", "version": "3.0"},
@@ -84,7 +93,7 @@ class Request:
             "raw_path": quote(path, safe="/%:@!$&'()*+,;=~-._").encode("ascii"),
             "query_string": query.encode("ascii"),
             "root_path": "",
-            "headers": raw,
+            "headers": self._raw_headers(),
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),
             "state": {},
@@ -114,7 +123,6 @@ class Exchange:
         self._eof: str | None = None
         self._length: int | None = None  # of the body, when the head tells
         self._reading = True
-        self._allowance = 0  # bytes that `read` has asked for and that have not come yet
         self._left = False
         self._decoder = EventStreamDecoder()
         self._events: list[ServerSentEvent] = []
@@ -132,14 +140,19 @@ class Exchange:
 
     def _stall(self, window: float = 0) -> None:
         self._note("stalls", f"window {window}")
-        self._reading = False
+        self._stop_reading()
         self.connection.window = window
         self.connection.make_room()
 
+    def _stop_reading(self) -> None:
+        self._reading = False
+        self.connection.wanted = 0
+
     def _read(self, size: int) -> None:
         self._note("reads", size)
-        self._allowance += size
+        self.connection.wanted += size
         self._arrived()
+        self.connection.make_room()
 
     def _resume(self) -> None:
         self._note("resumes")
@@ -150,11 +163,9 @@ class Exchange:
 
     def _send_body(self, data: str | bytes, *, more: bool) -> None:
         body = data.encode() if isinstance(data, str) else data
-        self._note("sends", body)
-        if body:
-            self.connection.feed([{"type": "http.request", "body": body, "more_body": True}])
-        if not more:
-            self.connection.feed([{"type": "http.request", "body": b"", "more_body": False}])
+        self._note("sends" if more else "sends last", body)
+        chunk_head = len(b"%x\r\n" % len(body))
+        self.connection.feed_body(body, after=chunk_head, more=more)
 
     def _disconnect(self, how: Disconnect = "clean") -> None:
         if how not in ("clean", "abrupt", "half", "vanish"):
@@ -166,14 +177,14 @@ class Exchange:
         self._note("disconnects", how)
         self._left = True
         if how == "vanish":
-            self._reading = False
+            self._stop_reading()
             self.connection.window = min(self.connection.window, 65536)  # what kernels buffer
             return
         # A kernel resets a connection that is closed with something unread.
         reset = how == "abrupt" or (how == "clean" and bool(self.connection.unread))
         if how != "half":
             self.connection.lose_reader("reset" if reset else "end")
-            self._reading = False
+            self._stop_reading()
         self.connection.feed(["reset" if reset else "end"])
 
     # -- what the client sees --------------------------------------------------------------------
@@ -190,13 +201,13 @@ class Exchange:
         connection = self.connection
         read = 0
         while connection.unread and (
-            self._reading or self._allowance or not connection.unread[0].size
+            self._reading or connection.wanted or not connection.unread[0].size
         ):
             piece = connection.unread[0]
             size = piece.taken - piece.read
             if not self._reading:
-                size = min(size, self._allowance)
-                self._allowance -= size
+                size = min(size, connection.wanted)
+                connection.wanted -= size
             self._take(piece, size)
             read += size
             if piece.read < piece.taken or (piece.read < piece.size and not connection.closed):
@@ -205,7 +216,7 @@ class Exchange:
         if read:
             connection.make_room()
         all_read = not connection.unread and not connection.gone
-        if all_read and connection.closed and (self._reading or self._allowance):
+        if all_read and connection.closed and (self._reading or connection.wanted):
             self._end("cut")
 
     def _end(self, how: str) -> None:

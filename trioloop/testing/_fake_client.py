@@ -10,7 +10,7 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -87,7 +87,6 @@ class FakeClients(VirtualClock):
                 finally:
                     with trio.CancelScope(shield=True):
                         await client.close()
-                    nursery.cancel_scope.cancel()
                 world.check_lifespan()
 
 
@@ -267,22 +266,26 @@ class FakeClient:
             self._clock.move_to(end)
             self._world.cancel_calls()
             await self.settle()
+        await self._let_time_pass(until=lambda: not self._world.busy)
         self._world.stop()
-        await self._wait_until_stopped()
+        await self._let_time_pass(until=lambda: self._world.stopped)
 
-    async def _wait_until_stopped(self) -> None:
+    async def _let_time_pass(self, *, until: Callable[[], bool]) -> None:
+        """Go from deadline to deadline, as long as there are any."""
         await self.settle()
-        while not self._world.stopped and self.next_deadline() < math.inf:
-            self._clock.move_to(self.next_deadline())
+        while not until() and (next_one := self.next_deadline()) < math.inf:
+            self._clock.move_to(next_one)
             await self.settle()
 
     async def close(self) -> None:
         """End the application; done at the end of the context."""
         self._world.stop()
-        await self._wait_until_stopped()
+        await self._let_time_pass(until=lambda: self._world.stopped)
         for exchange in self._world.exchanges:
             exchange.connection.lose_reader()
-        await self._wait_until_stopped()
+        await self._let_time_pass(until=lambda: self._world.stopped)
+        self._nursery.cancel_scope.cancel()
+        await self._let_time_pass(until=lambda: not self._world.busy)
 
 
 class FakeExchange(Exchange):
@@ -296,7 +299,7 @@ class FakeExchange(Exchange):
         """Read so many bytes of the wire, framing included, while stalled.
 
         Args:
-            size: bytes; what has not come yet is read when it comes.
+            size: bytes; what has not come yet is read when it comes, whatever the window is.
         """
         self._read(size)
         await self._client.settle()

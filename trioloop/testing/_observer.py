@@ -7,9 +7,11 @@ So the laws are judged by evidence, and a bug in the machine cannot hide.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -23,6 +25,9 @@ NOT_ITS_OWN = ("ref", "hub", "request", "last_event_id")
 """What the library has set on a handler."""
 
 CALLBACKS = ("init", "info", "notify", "idle", "terminate")
+
+acts_for_the_application: Final = ContextVar("acts_for_the_application", default=False)
+"""Set in the tasks of the application, and so in all that they start: whoever else sends is the test."""
 
 
 def content_of(message: Any) -> Any:
@@ -57,8 +62,9 @@ class Observed:
         self.crash_next: Exception | None = None
         self.phase: str = "before the start"
         self._inside = False  # a `def` callback runs
+        self._told = False  # the test has said already what it sends
         self._nurseries: set[trio.Nursery] = set()
-        observe_mailbox(machine.mailbox, machine, self.note)
+        observe_mailbox(machine.mailbox, machine, self)
         for callback in CALLBACKS:
             method = getattr(self.handler, callback)
             self.handler.__dict__[callback] = partial(self._call, callback, method)
@@ -66,6 +72,29 @@ class Observed:
     def note(self, what: str, detail: Any = None) -> None:
         """Write down what the handler, or somebody with it, did."""
         self._journal.note(self.name, what, detail)
+
+    @contextmanager
+    def told(self, verb: str, *messages: Any, planned: bool = False) -> Generator[None]:
+        """The test sends messages by a verb of its own.
+
+        Args:
+            verb: of the handler's ref in a simulation.
+            messages: all of them.
+            planned: the test has said long before that it would.
+        """
+        what = "sends as planned" if planned else "sends"
+        self._journal.note("test", what, (self.name, verb, *messages))
+        self._told = True
+        try:
+            yield
+        finally:
+            self._told = False
+
+    def is_sent(self, message: Any) -> None:
+        """Somebody puts a message into the mailbox: write it down if that is the test."""
+        if not (self._told or acts_for_the_application.get()):
+            verb = "notify" if isinstance(message, Notification) else "send_without_settling"
+            self._journal.note("test", "sends", (self.name, verb, content_of(message)))
 
     @property
     def reason(self) -> TerminateReason | None:
@@ -97,7 +126,7 @@ class Observed:
             self._inside = False
             self.phase = "waiting"
         if hasattr(type(outcome), "__await__"):
-            return self._await(callback, outcome)
+            return _Awaited(partial(self._await, callback), outcome)
         self.note(f"{callback} returned", outcome)
         return outcome
 
@@ -135,12 +164,31 @@ class Observed:
         return outcome
 
 
+class _Awaited:
+    """What an ``async def`` callback has returned, observed from the moment it is awaited.
+
+    Whoever gives it up before that closes it, as one closes a coroutine.
+    """
+
+    def __init__(self, observe: Callable[[Any], Coroutine[Any, Any, Any]], awaitable: Any) -> None:
+        self._observe = observe
+        self._awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._observe(self._awaitable).__await__()
+
+    def close(self) -> None:
+        """It will not be awaited."""
+        getattr(self._awaitable, "close", lambda: None)()
+
+
 class _ObservedOwner:
     """Stands between a mailbox and its machine, and writes down what the mailbox does."""
 
-    def __init__(self, machine: Machine, note: Callable[..., None]) -> None:
+    def __init__(self, machine: Machine, observed: Observed) -> None:
         self.machine = machine
-        self.note = note
+        self.note = observed.note
+        self.is_sent = observed.is_sent
         self.asked = False  # a sender has asked; what is accepted otherwise is the machine's own
 
     def accepted(self) -> None:
@@ -174,6 +222,7 @@ class _ObservedMailbox(Mailbox):
             self.overdue()  # before we say who asked: timers are the machine's own
         before = self.count
         witness = self._witness
+        witness.is_sent(message)
         witness.asked = True
         try:
             accepted = super().put_nowait(message)
@@ -195,8 +244,8 @@ class _ObservedCoalescingMailbox(_ObservedMailbox, CoalescingMailbox):
     __slots__ = ()
 
 
-def observe_mailbox(mailbox: Mailbox, machine: Machine, note: Callable[..., None]) -> None:
+def observe_mailbox(mailbox: Mailbox, machine: Machine, observed: Observed) -> None:
     """Let a mailbox tell, from now on, what it does; it stays the object that it is."""
     coalescing = isinstance(mailbox, CoalescingMailbox)
     mailbox.__class__ = _ObservedCoalescingMailbox if coalescing else _ObservedMailbox
-    mailbox.owner = _ObservedOwner(machine, note)
+    mailbox.owner = _ObservedOwner(machine, observed)

@@ -3,13 +3,10 @@
 Laws of this file:
 
 * A step is a call of a verb of the simulation; what is printed and what is done are the same call.
-* Only what the test did is done again; what came of it shall come of it again.
+* Only what the test did is done again, as the journal tells it; what came of it shall come of it
+  again. Nothing is guessed.
 * Reading a trace imports nothing and calls nothing but constructors of plain values: dataclasses,
   named tuples and enums that the program has loaded already.
-
-What a handler accepted or refused was sent by the test, unless a callback that ended in the same
-breath was running, a request without a handler was being answered, or the test was letting time
-pass. Where the test says itself what it sends (``"sends"``), that alone counts.
 """
 
 from __future__ import annotations
@@ -21,11 +18,12 @@ import json
 import math
 import re
 import sys
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+import trio
 from starlette.types import ASGIApp
 
 from .._core._reasons import Crashed, Failed, TerminateReason
@@ -48,6 +46,19 @@ class Named:
         name: such as ``"client 1"``.
     """
 
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb of a handler's ref, as an argument of a step.
+
+    Args:
+        target: the handler's name.
+        name: the verb.
+    """
+
+    target: str
     name: str
 
 
@@ -83,22 +94,48 @@ def script_of(journal: Iterable[Entry]) -> list[Step]:
         journal: of a whole run, from its start.
     """
     entries = _until_the_end(journal)
-    sent = _sent_by_test(entries)
-    senders = _senders(entries)
     steps: list[Step] = []
-    done = -1
+    passing: Step | None = None  # the time that the test lets pass
     for index, entry in enumerate(entries):
-        if index in sent and index > done:
-            together = _sent_together(entries, index, sent, senders)
-            steps += _sends([entries[each] for each in together], senders.get(index, "send"))
-            done = together[-1]
-            if _what(entries, done + 1) == "lags":
-                steps += _without_settling(steps.pop())
-        elif entry.what == "asks":
-            steps.append(_request(entry, entries))
-        elif entry.what in _STEPS:
-            steps.append(_STEPS[entry.what](entry))
+        if entry.what not in _STEPS:
+            continue
+        step = _STEPS[entry.what](entry)
+        if passing is not None and entry.who == "test" and _is_during(entry, passing):
+            steps.insert(steps.index(passing), _planned(step, passing))
+            continue
+        steps.append(step)
+        passing = step if step.verb in ("advance", "lag") else None
+        if step.verb == "send_without_settling" and _runs_after(entries, index):
+            steps.append(Step(entry.time, "simulation", "settle"))
     return steps
+
+
+def _is_during(entry: Entry, passing: Step) -> bool:
+    """Whether a task of the test did this while time was passing."""
+    return entry.what == "sends" and entry.time < passing.time + passing.args[0]
+
+
+def _planned(step: Step, passing: Step) -> Step:
+    """The same, said before."""
+    verb = Verb(step.target, step.verb)
+    args = (step.time - passing.time, verb, *step.args)
+    return Step(passing.time, "simulation", "later", args)
+
+
+_OF_THE_MAILBOX: Final = {
+    *("accepts", "refuses", "replaces", "accepts own"),
+    *("displaces", "overflows", "dead letter", "key raised"),
+}
+
+
+def _runs_after(entries: list[Entry], index: int) -> bool:
+    """Whether something has run between a message and the test's next step."""
+    for entry in entries[index + 1 :]:
+        if entry.what in _STEPS:
+            return False
+        if entry.what not in _OF_THE_MAILBOX:
+            return True
+    return False
 
 
 def _until_the_end(journal: Iterable[Entry]) -> list[Entry]:
@@ -121,21 +158,10 @@ def _send(entry: Entry) -> Step:
     return Step(entry.time, handler, verb, tuple(messages))
 
 
-_STEPS: Final[Mapping[str, Callable[[Entry], Step]]] = {
-    "advances": _call("advance"),
-    "lags": _call("lag"),
-    "shuts down": _call("shut_down"),
-    "stalls": _stall,
-    "reads": lambda e: Step(e.time, e.who, "read", (e.detail,)),
-    "resumes": lambda e: Step(e.time, e.who, "resume"),
-    "disconnects": lambda e: Step(e.time, e.who, "disconnect", (e.detail,)),
-    "is stopped": lambda e: Step(e.time, e.who, "stop"),
-    "is to crash": lambda e: Step(e.time, "simulation", "crash_next", (Named(e.who), e.detail)),
-    "sends": lambda e: _send(e) if e.who == "test" else _piece(e, more=True),
-    "sends last": lambda e: _piece(e, more=False),
-}
-
-_ACTIONS: Final = {*_STEPS, "asks"}
+def _later(entry: Entry) -> Step:
+    seconds, handler, verb, *args = entry.detail
+    function = Verb(handler, verb) if handler else verb
+    return Step(entry.time, "simulation", "later", (seconds, function, *args))
 
 
 def _piece(entry: Entry, *, more: bool) -> Step:
@@ -143,20 +169,15 @@ def _piece(entry: Entry, *, more: bool) -> Step:
     return Step(entry.time, entry.who, "send", (entry.detail,), options)
 
 
-def _request(entry: Entry, entries: Iterable[Entry]) -> Step:
+def _request(entry: Entry) -> Step:
     """A request, by the shortest verb that makes it."""
-    request = entry.detail
-    if not isinstance(request, Request):
-        method, _, target = str(request).partition(" ")
-        sends = any(e.who == entry.who and e.what in ("sends", "sends last") for e in entries)
-        request = Request(method, target, body=None if sends else b"")
+    request: Request = entry.detail
     headers = dict(request.headers)
+    last_id = headers.get("Last-Event-ID")
     options: dict[str, Any] = {}
     verb = request.method.lower()
     args: tuple[str, ...] = (request.target,)
-    last_id = headers.get("last-event-id", headers.get("Last-Event-ID"))
-    rest = {n: v for n, v in headers.items() if n.lower() != "last-event-id"}
-    if rest == event_stream_headers(None, None) and request.body == b"":
+    if headers == event_stream_headers(None, last_id) and request.body == b"":
         verb = "sse"
         options = {} if last_id is None else {"last_event_id": last_id}
         options |= {} if request.method == "GET" else {"method": request.method}
@@ -169,108 +190,21 @@ def _request(entry: Entry, entries: Iterable[Entry]) -> Step:
     return Step(entry.time, "simulation", verb, args, tuple(options.items()), entry.who)
 
 
-# -- who sent it -----------------------------------------------------------------------------------
-
-
-_RECEIPTS: Final = ("accepts", "refuses", "replaces")
-
-
-def _sent_by_test(entries: list[Entry]) -> set[int]:
-    """The entries of messages that the test sent, when it did not say so itself."""
-    if any(entry.who == "test" and entry.what == "sends" for entry in entries):
-        return set()
-    actions = [index for index, entry in enumerate(entries) if entry.what in _ACTIONS]
-    inside: set[int] = set()  # of a callback or an answer during which the test did nothing
-    for start, end in (*_callbacks(entries), *_answers(entries)):
-        if bisect_left(actions, start + 1) == bisect_left(actions, end):
-            inside.update(range(start + 1, end))
-    found: set[int] = set()
-    for index, entry in enumerate(entries):
-        if entry.what in _RECEIPTS and index not in inside:
-            before = bisect_left(actions, index)
-            if not before or not _time_passes(entries[actions[before - 1]], entry):
-                found.add(index)
-    return found
-
-
-def _time_passes(action: Entry, entry: Entry) -> bool:
-    return action.what in ("advances", "lags") and entry.time < action.time + action.detail
-
-
-def _callbacks(entries: list[Entry]) -> Iterator[tuple[int, int]]:
-    """Where callbacks begin and end."""
-    begun: dict[str, int] = {}
-    for index, entry in enumerate(entries):
-        callback, _, end = entry.what.partition(" ")
-        if callback in ("init", "info", "notify", "idle", "terminate"):
-            if not end:
-                begun[entry.who] = index
-            elif entry.who in begun:
-                yield begun.pop(entry.who), index
-
-
-def _answers(entries: list[Entry]) -> Iterator[tuple[int, int]]:
-    """Where requests without a handler begin, and where their answers do."""
-    with_handler = set(clients_of(entries).values())
-    begun: dict[str, int] = {}
-    for index, entry in enumerate(entries):
-        if entry.what == "asks" and entry.who not in with_handler:
-            begun[entry.who] = index
-        elif entry.what == "sees head" and entry.who in begun:
-            yield begun.pop(entry.who), index
-
-
-def _senders(entries: list[Entry]) -> dict[int, str]:
-    """By which verb a message came: its handler's ``notify`` was called, or ``info``."""
-    waiting: list[tuple[int, Entry]] = []
-    found: dict[int, str] = {}
-    for index, entry in enumerate(entries):
-        if entry.what in _RECEIPTS:
-            waiting.append((index, entry))
-        elif entry.what in ("info", "notify"):
-            for place, (sent, receipt) in enumerate(waiting):
-                if receipt.who == entry.who and repr(receipt.detail) == repr(entry.detail):
-                    found[sent] = "notify" if entry.what == "notify" else "send"
-                    del waiting[place]
-                    break
-    return found
-
-
-_OF_THE_MAILBOX: Final = ("displaces", "overflows", "dead letter", "key raised")
-
-
-def _sent_together(
-    entries: list[Entry], first: int, sent: set[int], senders: Mapping[int, str]
-) -> list[int]:
-    """The messages that came before their handler could run."""
-    found = [first]
-    for index in range(first + 1, len(entries)):
-        entry = entries[index]
-        same = entry.who == entries[first].who
-        if same and index in sent and {senders.get(i, "send") for i in (first, index)} == {"send"}:
-            found.append(index)
-        elif not (same and entry.what in _OF_THE_MAILBOX):
-            break
-    return found
-
-
-def _sends(receipts: list[Entry], verb: str) -> list[Step]:
-    verb = "burst" if len(receipts) > 1 else verb
-    messages = tuple(entry.detail for entry in receipts)
-    return [Step(receipts[0].time, receipts[0].who, verb, messages)]
-
-
-def _without_settling(step: Step) -> list[Step]:
-    """Messages that were sent while nothing ran."""
-    if step.verb == "notify":
-        return [step]
-    verb = "send_without_settling"
-    return [dataclasses.replace(step, verb=verb, args=(message,)) for message in step.args]
-
-
-def _what(entries: list[Entry], index: int) -> str:
-    return entries[index].what if index < len(entries) else ""
-
+_STEPS: Final[Mapping[str, Callable[[Entry], Step]]] = {
+    "asks": _request,
+    "advances": _call("advance"),
+    "lags": _call("lag"),
+    "shuts down": _call("shut_down"),
+    "stalls": _stall,
+    "reads": lambda e: Step(e.time, e.who, "read", (e.detail,)),
+    "resumes": lambda e: Step(e.time, e.who, "resume"),
+    "disconnects": lambda e: Step(e.time, e.who, "disconnect", (e.detail,)),
+    "is stopped": lambda e: Step(e.time, e.who, "stop"),
+    "is to crash": lambda e: Step(e.time, "simulation", "crash_next", (Named(e.who), e.detail)),
+    "sends": lambda e: _send(e) if e.who == "test" else _piece(e, more=True),
+    "sends last": lambda e: _piece(e, more=False),
+    "later": _later,
+}
 
 # -- a run -----------------------------------------------------------------------------------------
 
@@ -342,11 +276,17 @@ def replay(trace: Iterable[Entry] | str, app: ASGIApp, **options: Any) -> Replay
 
 
 def _check(step: Step) -> None:
+    when = f"at t={step.time:g}"
+    if step.verb == "later" and not isinstance(step.args[1], Verb):
+        raise ValueError(
+            f"{when} the test wanted {step.args[1]!r} to be called later, and only that test has it;"
+            " traces keep verbs that send, such as sim.ref(poll).send_without_settling"
+        )
     for value in step.args:
         if isinstance(value, Shown):
             raise ValueError(  # noqa: TRY004 - a fault of the trace, not of the call
-                f"at t={step.time:g} {step.target} was sent {value!r}, which is known only as text;"
-                " traces keep plain values, dataclasses, named tuples and enums of a module"
+                f"{when} {step.verb} of {step.target} was given {value!r}, which is known only as"
+                " text; traces keep plain values, dataclasses, named tuples and enums of a module"
             )
 
 
@@ -365,10 +305,17 @@ class _Player:
 
     def play(self, step: Step) -> None:
         """Make one call."""
-        args = [self._exchange(a.name) if isinstance(a, Named) else a for a in step.args]
-        result = getattr(self._find(step.target), step.verb)(*args, **dict(step.options))
-        if step.result:
-            self._exchanges[step.result] = result
+        args = map(self._argument, step.args)
+        verb = getattr(self._find(step.target), step.verb)
+        with suppress(trio.WouldBlock):  # as in the test, which has seen to it
+            result = verb(*args, **dict(step.options))
+            if step.result:
+                self._exchanges[step.result] = result
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Verb):
+            return getattr(self._find(value.target), value.name)
+        return self._exchange(value.name) if isinstance(value, Named) else value
 
     def _find(self, name: str) -> Any:
         if name == "simulation":
@@ -471,19 +418,17 @@ class _Source:
 
     def write_step(self, step: Step, clients: Mapping[str, str]) -> str:
         """The call that makes a step."""
-        args = [
-            _variable(clients.get(arg.name, arg.name))
-            if isinstance(arg, Named)
-            else self.write(arg)
-            for arg in step.args
-        ]
+        args = [self._write_argument(arg, clients) for arg in step.args]
         args += [f"{key}={self.write(value)}" for key, value in step.options]
-        target = "sim"
-        if step.target != "simulation":
-            variable = _variable(clients.get(step.target, step.target))
-            target = f"sim.ref({variable})" if step.target in clients else variable
         result = f"{_variable(step.result)} = " if step.result else ""
-        return f"{result}{target}.{step.verb}({', '.join(args)})"
+        return f"{result}{_target(step.target, clients)}.{step.verb}({', '.join(args)})"
+
+    def _write_argument(self, value: Any, clients: Mapping[str, str]) -> str:
+        if isinstance(value, Verb):
+            return f"{_target(value.target, clients)}.{value.name}"
+        if isinstance(value, Named):
+            return _variable(clients.get(value.name, value.name))
+        return self.write(value)
 
     def write_reason(self, client: str, reason: TerminateReason) -> str:
         """What is to be asserted of a terminate reason; exceptions are never equal."""
@@ -545,6 +490,14 @@ class _Source:
 
     def write_error(self, value: Any) -> str:
         return f"{self.name_of(_kind(value))}({', '.join(map(self.write, value.args))})"
+
+
+def _target(name: str, clients: Mapping[str, str]) -> str:
+    """Whose verb it is: the simulation's, a client's, or that of a handler's ref."""
+    if name == "simulation":
+        return "sim"
+    variable = _variable(clients.get(name, name))
+    return f"sim.ref({variable})" if name in clients else variable
 
 
 def _variable(name: str) -> str:

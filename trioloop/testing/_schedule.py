@@ -15,7 +15,7 @@ import random
 from collections.abc import Generator, Mapping, MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import trio
 
@@ -39,7 +39,7 @@ class Reordering:
     Args:
         batch: its number, counting batches with at least two tasks.
         time: virtual seconds.
-        tasks: the names of the tasks as they ran.
+        tasks: the names of the tasks as they ran; those of one name are numbered by their age.
     """
 
     batch: int
@@ -86,8 +86,9 @@ class Schedule:
         for place, index in zip(reversed(places), order, strict=True):
             batch[place] = tasks[index]
         self.plan[self._batches] = order
-        names = tuple(tasks[index].name.rsplit(".", 1)[-1] for index in order)
-        self.reorderings.append(Reordering(self._batches, trio.current_time(), names))
+        names = _tell_apart([task.name.rsplit(".", 1)[-1] for task in tasks])
+        ran = tuple(names[index] for index in order)
+        self.reorderings.append(Reordering(self._batches, trio.current_time(), ran))
 
     def _order(self, size: int) -> tuple[int, ...]:
         order = list(range(size))
@@ -117,7 +118,12 @@ class Schedule:
         return "spawn order, except: " + "; ".join(map(str, self.reorderings))
 
 
-_MISSING: Final = object()
+def _tell_apart(names: list[str]) -> list[str]:
+    """Number the names that come more than once."""
+    return [
+        f"{name} {names[: place + 1].count(name)}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]
 
 
 @contextmanager

@@ -10,12 +10,14 @@ Laws of this file:
 
 from __future__ import annotations
 
+import atexit
 import gc
 import inspect
 import math
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self, TypeVar
 
@@ -30,7 +32,9 @@ from ._exchange import Disconnect, Exchange
 from ._journal import Journal
 from ._judge import Judge
 from ._laws import Violation
+from ._observer import Observed
 from ._schedule import Policy, Schedule, scheduled_by
+from ._timeline import timeline
 from ._world import World, bare_error, check_step, event_stream_headers, make_request
 
 ResultT = TypeVar("ResultT")
@@ -105,6 +109,7 @@ class Simulation:
         self._thread_error: SimulationError | None = None
         self._begun = trio.Event()
         self._io_tasks = math.inf  # tasks of Trio's own that wait for real I/O
+        self.in_plan: bool = False  # what the test has asked for with `later` happens
         self.made_at: str = _line_of_caller()
         self.stuck: list[str] = []
         self._stack = ExitStack()
@@ -128,6 +133,8 @@ class Simulation:
             host_uses_signal_set_wakeup_fd=True,
         )
         Simulation._running = self
+        atexit.unregister(_tell_forgotten)
+        atexit.register(_tell_forgotten)
         try:
             self._start_up()
         except BaseException:
@@ -138,11 +145,7 @@ class Simulation:
     def _refuse_company(self) -> None:
         other = Simulation._running
         if other is not None:
-            what = "could not be ended" if other.closed else "has not been closed"
-            raise SimulationError(
-                f"the simulation that was made at {other.made_at} {what}; use it as a context"
-                " manager, and it ends with its test"
-            )
+            raise SimulationError(other.why_it_runs())
         if trio.lowlevel.in_trio_run():
             raise SimulationError(
                 "a simulation cannot start inside of trio.run: it is for plain def tests;"
@@ -151,12 +154,21 @@ class Simulation:
         if self._closed:
             raise SimulationError("the simulation has ended; make a new one")
 
+    def why_it_runs(self) -> str:
+        """What is wrong when it should have ended."""
+        what = "could not be ended" if self._closed else "has not been closed"
+        return (
+            f"the simulation that was made at {self.made_at} {what}; use it as a context manager,"
+            " and it ends with its test"
+        )
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._tell_interrupt(exc)
         self.close()
         if exc is None:
             self._raise_if_over()
@@ -239,7 +251,14 @@ class Simulation:
             self._world.check_lifespan()
         if isinstance(self._outcome, outcomes.Error) and not self._closed:
             self.close()
-            raise bare_error(self._outcome.error)
+            error = bare_error(self._outcome.error)
+            self._tell_interrupt(error)
+            raise error
+
+    def _tell_interrupt(self, error: BaseException | None) -> None:
+        """Who interrupts wants to know where it hung."""
+        if isinstance(error, KeyboardInterrupt) and not hasattr(error, "__notes__"):
+            error.add_note("\n" + timeline(self.journal))
 
     @property
     def closed(self) -> bool:
@@ -361,7 +380,7 @@ class Simulation:
         Raises:
             LookupError: no handler was made.
         """
-        self._world.observed_of(exchange).crash_next = error
+        self._world.plant(exchange, error)
 
     def note_stop(self, ref: HandlerRef[Any]) -> None:
         """An operator stops a handler: for the journal."""
@@ -467,7 +486,7 @@ class Simulation:
         Raises:
             LookupError: no handler was made.
         """
-        return SimulatedRef(self, self._world.ref_of(exchange))
+        return SimulatedRef(self, self._world.observed_of(exchange))
 
     def run(self, function: Callable[..., Awaitable[ResultT]], *args: Any) -> ResultT:
         """Run an async function inside of the simulation, to its end. No time passes.
@@ -503,13 +522,21 @@ class Simulation:
         return results[0].unwrap()
 
     def later(self, seconds: float, function: Callable[..., object], *args: Any) -> None:
-        """Call a function when so much time will have passed, by a task among the others."""
+        """Call a function when so much time will have passed, by a task among the others.
+
+        A function that sends, such as ``sim.ref(poll).send_without_settling``, can be replayed.
+        """
         self._must_run()
         when = self.now() + seconds
+        self._world.journal.note("test", "later", (seconds, *_told(function), *args))
 
         async def wait_and_call() -> None:
             await trio.sleep_until(when)
-            function(*args)
+            self.in_plan = True
+            try:
+                function(*args)
+            finally:
+                self.in_plan = False
 
         self._nursery.start_soon(wait_and_call, name="later")
         self.settle()
@@ -543,6 +570,13 @@ class Simulation:
         self._world.stop()
         self._use_up_time()
         self._raise_if_over()
+
+
+def _tell_forgotten() -> None:
+    """Python ends, and a simulation has not: its test has passed, for nobody came after it."""
+    simulation = Simulation._running  # noqa: SLF001 - one thing in two parts
+    if simulation is not None:
+        sys.stderr.write(simulation.why_it_runs() + "\n")
 
 
 def _line_of_caller() -> str:
@@ -586,7 +620,7 @@ class SimulatedExchange(Exchange):
         """Read so many bytes of the wire, framing included, while stalled.
 
         Args:
-            size: bytes; what has not come yet is read when it comes.
+            size: bytes; what has not come yet is read when it comes, whatever the window is.
         """
         self._read(size)
         self._simulation.settle()
@@ -648,25 +682,37 @@ class SimulatedRef:
         ref: the real one.
     """
 
-    def __init__(self, simulation: Simulation, ref: HandlerRef[Any]) -> None:
+    def __init__(self, simulation: Simulation, observed: Observed) -> None:
         self._simulation = simulation
-        self.ref = ref
+        self._observed = observed
+        self.ref: HandlerRef[Any] = observed.ref
+
+    @property
+    def name(self) -> str:
+        """The handler's name in the journal."""
+        return self._observed.name
+
+    def _told(self, verb: str, *messages: Any) -> AbstractContextManager[None]:
+        return self._observed.told(verb, *messages, planned=self._simulation.in_plan)
 
     def send(self, message: Any) -> bool:
         """Send a message without waiting; see ``HandlerRef.send_nowait``."""
-        accepted = self.ref.send_nowait(message)
+        with self._told("send", message):
+            accepted = self.ref.send_nowait(message)
         self._simulation.settle()
         return accepted
 
     def try_send(self, message: Any) -> bool:
         """Like `send`, and ``False`` instead of `trio.WouldBlock` too."""
-        accepted = self._try(message)
+        with self._told("try_send", message):
+            accepted = self._try(message)
         self._simulation.settle()
         return accepted
 
     def send_without_settling(self, message: Any) -> bool:
         """Like `try_send`, but nothing runs: for use before ``lag``, or inside of a task."""
-        return self._try(message)
+        with self._told("send_without_settling", message):
+            return self._try(message)
 
     def _try(self, message: Any) -> bool:
         try:
@@ -676,13 +722,15 @@ class SimulatedRef:
 
     def burst(self, *messages: Any) -> list[bool]:
         """Send several messages before the handler gets to run."""
-        accepted = [self._try(message) for message in messages]
+        with self._told("burst", *messages):
+            accepted = [self._try(message) for message in messages]
         self._simulation.settle()
         return accepted
 
     def notify(self, message: Any) -> bool:
         """Send a message for ``notify``."""
-        accepted = self.ref.notify(message)
+        with self._told("notify", message):
+            accepted = self.ref.notify(message)
         self._simulation.settle()
         return accepted
 
@@ -691,3 +739,15 @@ class SimulatedRef:
         self._simulation.note_stop(self.ref)
         self.ref.stop()
         self._simulation.settle()
+
+
+SENDING: Final = ("send", "try_send", "send_without_settling", "burst", "notify")
+"""Verbs of a ref that send."""
+
+
+def _told(function: Callable[..., object]) -> tuple[str, Any]:
+    """Whose verb a function is, as far as a journal can tell."""
+    ref = getattr(function, "__self__", None)
+    if isinstance(ref, SimulatedRef) and function.__name__ in SENDING:
+        return ref.name, function.__name__
+    return "", function

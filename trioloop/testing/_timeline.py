@@ -40,6 +40,7 @@ class Row:
         indices: of the entries that it tells of.
         what: the verb of the first of them.
         last: the verb of the last.
+        sender: who sent the message, if it is known.
     """
 
     time: float
@@ -48,6 +49,7 @@ class Row:
     indices: tuple[int, ...]
     what: str
     last: str
+    sender: str = ""
 
 
 def timeline(
@@ -165,9 +167,15 @@ def _place(who: str) -> tuple[int, int, str]:
 
 
 def _rows(journal: Iterable[Entry]) -> list[Row]:
-    """Entries in words; what a callback returned joins the row of its call."""
+    """Entries in words.
+
+    What a callback returned joins the row of its call; what the test sends is told by its receipts.
+    """
+    entries = list(journal)
+    receipts = _receipts_of(entries)
+    sends = {told: receipt for receipt, told in reversed(receipts.items())}
     rows: list[Row] = []
-    for index, entry in enumerate(journal):
+    for index, entry in enumerate(entries):
         callback, _, end = entry.what.partition(" ")
         last = rows[-1] if rows else None
         if (
@@ -180,10 +188,31 @@ def _rows(journal: Iterable[Entry]) -> list[Row]:
             rows[-1] = dataclasses.replace(
                 last, text=last.text + more, indices=(*last.indices, index), last=entry.what
             )
-        else:
+        elif index in receipts:
+            told = receipts[index]
+            indices = (told, index) if sends[told] == index else (index,)
+            row = Row(entry.time, entry.who, _words(entry), indices, entry.what, entry.what, "test")
+            rows.append(row)
+        elif index not in sends:
             text = _words(entry)
             rows.append(Row(entry.time, entry.who, text, (index,), entry.what, entry.what))
     return rows
+
+
+def _receipts_of(entries: Sequence[Entry]) -> dict[int, int]:
+    """The receipts of what the test sends, where there is one for each message."""
+    found: dict[int, int] = {}
+    for index, entry in enumerate(entries):
+        if entry.who == "test" and entry.what in ("sends", "sends as planned"):
+            handler, _, *messages = entry.detail
+            mine: list[int] = []
+            for place in range(index + 1, len(entries)):
+                if entries[place].who != handler or entries[place].what not in _OF_THE_MAILBOX:
+                    break
+                mine += [place] if entries[place].what in _SENDS else []
+            if len(mine) >= len(messages) > 0:
+                found |= dict.fromkeys(mine[: len(messages)], index)
+    return found
 
 
 _ARROWS: Final = {"returned": "->", "raised": "raised"}
@@ -191,9 +220,8 @@ _ARROWS: Final = {"returned": "->", "raised": "raised"}
 
 def _words(entry: Entry) -> str:
     """An entry without its time and its actor."""
-    if (entry.who, entry.what) == ("test", "sends"):
-        handler, _, *messages = entry.detail
-        return f"sends {handler} {', '.join(map(show, messages))}"
+    if entry.who == "test" and entry.what in ("sends", "sends as planned"):
+        return _words_of_sending(*entry.detail)
     special = _WORDS.get(entry.what)
     if special is not None:
         return special(entry.detail)
@@ -202,7 +230,19 @@ def _words(entry: Entry) -> str:
     return entry.what if entry.detail is None else f"{entry.what} {show(entry.detail)}"
 
 
+def _words_of_sending(handler: str, verb: str, *messages: Any) -> str:
+    does = "notifies" if verb == "notify" else "sends"
+    return f"{does} {handler} {', '.join(map(show, messages))}"
+
+
+def _words_of_plan(seconds: float, handler: str, what: Any, *args: Any) -> str:
+    name = getattr(what, "__qualname__", what)
+    does = _words_of_sending(handler, what, *args) if handler else f"calls {name}"
+    return f"in {seconds:g} s {does}"
+
+
 _WORDS: Final[Mapping[str, Callable[[Any], str]]] = {
+    "later": lambda plan: _words_of_plan(*plan),
     "advances": lambda seconds: f"advances {seconds:g} s",
     "lags": lambda seconds: f"lags {seconds:g} s",
     "shuts down": lambda grace: f"shuts down, grace {grace:g} s",
@@ -362,12 +402,18 @@ class _Arrows:
             self._calling.pop(row.who, None)
 
     def _sender(self, row: Row) -> str:
-        """Whoever is in a callback at this instant, or else the test."""
+        """Whoever is known for it, or is in a callback at this instant, or else the test."""
+        if row.sender:
+            return self._names[row.sender]
         calling = [who for who, since in self._calling.items() if since == row.time]
         return self._names[calling[-1] if calling else "test"]
 
 
 _SENDS: Final = ("accepts", "replaces", "refuses")
+_OF_THE_MAILBOX: Final = {
+    *_SENDS,
+    *("accepts own", "displaces", "overflows", "dead letter", "key raised"),
+}
 _ASKS: Final = {"asks": "->>", "sends": "->>", "disconnects": "-x"}
 _CALLBACKS: Final = ("init", "info", "notify", "idle", "terminate")
 

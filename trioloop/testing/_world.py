@@ -6,11 +6,12 @@ Law of this file: nothing here waits for the application; the faces do.
 from __future__ import annotations
 
 import json as json_module
+import logging
 import math
 import random
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import trio
 from starlette.types import ASGIApp, Message, Scope
@@ -22,7 +23,9 @@ from .._web._hub import Hub
 from .._web._serving import SHUTDOWN_NOTICE
 from ._exchange import Exchange, Reconnection, Request, reconnection
 from ._journal import Journal
-from ._observer import Observed
+from ._observer import Observed, acts_for_the_application
+
+_LOGGER: Final = logging.getLogger("trioloop")
 
 _served: ContextVar[Exchange] = ContextVar("_served")
 """The exchange for which the current task serves; tasks that it starts inherit it."""
@@ -59,6 +62,7 @@ class World:
         self.dead_letters: list[tuple[HandlerRef[Any], Any, DeadLetterCause]] = []
         self.handlers: list[Observed] = []
         self.lifespan_error: BaseException | None = None
+        self.planted: list[Exception] = []
         self._started = trio.Event()
         self._stop = trio.Event()
         self._stopped = trio.Event()
@@ -87,6 +91,7 @@ class World:
             elif message["type"].endswith("failed"):
                 failures.append(message.get("message") or message["type"])
 
+        acts_for_the_application.set(True)
         scope: Scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
         try:
             with _Hooks(self):
@@ -152,13 +157,9 @@ class World:
         """A client sends a request; `serve` has to be started for it."""
         request = exchange.request
         self.exchanges.append(exchange)
-        self.journal.note(exchange.name, "asks", f"{request.method} {request.target}")
+        self.journal.note(exchange.name, "asks", request)
         if request.body is not None:
-            if request.body:
-                exchange.connection.feed(
-                    [{"type": "http.request", "body": request.body, "more_body": True}]
-                )
-            exchange.connection.feed([{"type": "http.request", "body": b"", "more_body": False}])
+            exchange.connection.feed_body(request.body, after=request.head_size, more=False)
 
     async def serve(self, exchange: Exchange) -> None:
         """The server's side of one request."""
@@ -170,6 +171,7 @@ class World:
                 await wait()
 
             scope["extensions"][SHUTDOWN_NOTICE] = {"wait": wait_for_notice}
+        acts_for_the_application.set(True)
         _served.set(exchange)
         with trio.CancelScope() as self._calls[exchange]:
             await exchange.connection.run(self.app, scope)
@@ -197,6 +199,17 @@ class World:
         if exchange.observed is None:
             raise LookupError(f"{exchange!r} has no handler; the answer was {exchange.status}")
         return exchange.observed
+
+    def plant(self, exchange: Exchange, error: Exception) -> None:
+        """Let the next callback of the handler behind an exchange raise.
+
+        Raises:
+            LookupError: no handler was made for it.
+        """
+        observed = self.observed_of(exchange)
+        observed.note("is to crash", error)
+        observed.crash_next = error
+        self.planted.append(error)
 
     def reopen(self, exchange: Exchange) -> Reconnection:
         """What its browser would do after the end of a stream."""
@@ -240,9 +253,17 @@ class _Hooks:
                 own(ref, message, cause)
 
         hub.observer, hub.dead_letter = world.observe, bury
+        _LOGGER.addFilter(self._is_news)
 
     def __exit__(self, *exc_info: object) -> None:
+        _LOGGER.removeFilter(self._is_news)
         self._world.hub.observer, self._world.hub.dead_letter = self._saved
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Whether a record tells more than that a crash of the kit's own making has happened."""
+        error = record.exc_info[1] if record.exc_info else None
+        kits_own = type(error).__module__.startswith(f"{__package__}.")
+        return not (kits_own and any(error is one for one in self._world.planted))
 
 
 def bare_error(error: BaseException) -> BaseException:
@@ -307,5 +328,5 @@ def event_stream_headers(
     """What a browser's EventSource asks with (WHATWG HTML, section 9.2.2)."""
     sent = {"accept": "text/event-stream", "cache-control": "no-store", **(headers or {})}
     if last_event_id is not None:
-        sent["last-event-id"] = last_event_id
+        sent["Last-Event-ID"] = last_event_id
     return sent
