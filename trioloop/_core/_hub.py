@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, final
 
 import trio
 
-from ._errors import HubNotRunning, SendTimedOut
+from ._errors import HubNotRunning, MessageTooLarge, ProtocolViolation, SendTimedOut
 from ._loop import run_handler
 from ._machine import Machine
 from ._mailbox import OverflowPolicy
@@ -150,6 +150,11 @@ class HubCore:
 
         self._background.start_soon(drain)
 
+    def run_in_background(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run something until it returns or the hub ends. It must not raise."""
+        if self._background is not None:
+            self._background.start_soon(function)
+
     def shut_down(self) -> None:
         """End every handler with `ShutDown`, and take no new one from now on."""
         self.draining = True
@@ -269,7 +274,7 @@ class HubCore:
         match reason:
             case Crashed(error, callback):
                 logger.error("%r crashed in %s: %s", machine.ref, callback, error, exc_info=error)
-            case Failed(SendTimedOut() as error):
+            case Failed((SendTimedOut() | MessageTooLarge() | ProtocolViolation()) as error):
                 logger.info("%r failed: %s", machine.ref, error)
             case Failed(error):
                 logger.error("%r failed: %s", machine.ref, error, exc_info=error)

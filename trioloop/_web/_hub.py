@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketState
 
 from .._core._handler import Handler
 from .._core._hub import HubCore
@@ -98,19 +99,26 @@ class Hub(HubCore):
         """
         return HandlerResponse(self, handler)
 
-    async def run(self, handler: Handler[Any], connection: Request) -> None:
-        """Run a handler on a request that is being served, until it has ended.
+    async def run(self, handler: Handler[Any], connection: Request | WebSocket) -> None:
+        """Run a handler on a request or WebSocket that is being served, until it has ended.
 
         Args:
             handler: a new handler.
-            connection: Starlette's request, made with ``receive`` and ``send``.
+            connection: Starlette's request, made with ``receive`` and ``send``, or its WebSocket,
+                which is the handler's to accept.
 
         Raises:
             TypeError: no handler, or an option of the wrong type.
             ValueError: an impossible option.
+            RuntimeError: the WebSocket has been accepted already.
             ResponseAborted: the server shall cut the connection.
         """
-        receive: Receive = connection.receive
+        if (
+            isinstance(connection, WebSocket)
+            and connection.client_state is not WebSocketState.CONNECTING
+        ):
+            raise RuntimeError("the WebSocket is accepted; leave accept() to the handler's init")
+        receive: Receive = connection._receive  # noqa: SLF001 - WebSocket.receive is another thing
         send: Send = connection._send  # noqa: SLF001 - there is no other way to it
         await serve_call(self, ready(handler), connection.scope, receive, send)
 

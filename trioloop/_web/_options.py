@@ -14,6 +14,7 @@ from .._core._commands import check_seconds
 from .._core._handler import Handler
 from .._core._mailbox import check_mailbox
 from ._event_stream_handler import EventStreamHandler
+from ._websocket_handler import WebSocketHandler
 
 Factory: TypeAlias = Callable[[], Handler[Any]]
 """A handler class, or any callable that returns a handler."""
@@ -60,12 +61,16 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "send_timeout": check_seconds,
     "terminate_timeout": check_seconds,
     "max_body": _check_bytes,
+    "max_message_size": _check_bytes,
     "methods": _check_methods,
     "keepalive": _check_keepalive,
     "retry": _check_retry,
     "mailbox_size": lambda name, value: None,  # together with overflow, below
     "overflow": lambda name, value: None,
 }
+
+_ALL_KINDS: Final[tuple[Any, ...]] = (EventStreamHandler, WebSocketHandler)
+"""What a factory may return, of which nothing is known before a request: all options are theirs."""
 
 _RESERVED: Final = frozenset({"ref", "hub", "request", "nursery", "last_event_id"})
 
@@ -84,12 +89,13 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
         )
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Handler)):
         raise TypeError(f"a handler class or a callable that returns a handler, not {factory!r}")
-    owner = cast("Any", factory) if isinstance(factory, type) else EventStreamHandler
+    owners = (cast("Any", factory),) if isinstance(factory, type) else _ALL_KINDS
     for name in overrides:
-        if not _is_option(owner, name):
-            known = ", ".join(sorted(option for option in _CHECKS if hasattr(owner, option)))
-            raise TypeError(f"{owner.__name__} has no option {name!r}; it has {known}")
-    check_options(owner, overrides)
+        if not any(_is_option(owner, name) for owner in owners):
+            known = sorted(o for o in _CHECKS if any(hasattr(owner, o) for owner in owners))
+            who = getattr(factory, "__name__", repr(factory))
+            raise TypeError(f"{who} has no option {name!r}; it has {', '.join(known)}")
+    check_options(owners[0], overrides)
 
 
 def _is_option(owner: Any, name: str) -> bool:

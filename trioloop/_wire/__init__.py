@@ -8,6 +8,11 @@ The law of this layer:
 """
 
 # One block for each module, in alphabetical order.
+from ._close import MAX_CONTROL as MAX_CONTROL
+from ._close import CloseCode as CloseCode
+from ._close import check_close_code as check_close_code
+from ._close import check_close_reason as check_close_reason
+from ._close import utf8_size_exceeds as utf8_size_exceeds
 from ._event_stream import EventStreamDecoder as EventStreamDecoder
 from ._event_stream import EventTooLarge as EventTooLarge
 from ._event_stream import ServerSentEvent as ServerSentEvent
