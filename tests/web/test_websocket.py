@@ -945,18 +945,19 @@ async def test_our_close_waits_for_the_clients_but_not_for_long(autojump_clock):
 
 
 async def test_what_waits_when_the_handler_ends_is_nobodys(autojump_clock):
+    received = []
+
     async def receive(data):
-        socket.received.append(data)
+        received.append(data)
         await trio.sleep(1)
         return Close()
 
-    socket = Socket(receive=receive)
     async with serve() as client:
-        websocket = client.run_websocket(socket)
+        websocket = client.run_websocket(Socket(receive=receive))
         for number in range(20):
             websocket.send(str(number))
         await websocket.wait_returned()
-        assert socket.received == ["0"]
+        assert received == ["0"]
         assert client.hub.statistics().dead_letters == 0
 
 

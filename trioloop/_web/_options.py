@@ -93,7 +93,7 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
     for name in overrides:
         if not any(_is_option(owner, name) for owner in owners):
             known = sorted(o for o in _CHECKS if any(hasattr(owner, o) for owner in owners))
-            who = getattr(factory, "__name__", repr(factory))
+            who = getattr(cast("object", factory), "__name__", "this handler")
             raise TypeError(f"{who} has no option {name!r}; it has {', '.join(known)}")
     check_options(owners[0], overrides)
 

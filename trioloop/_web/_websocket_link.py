@@ -13,8 +13,9 @@ Laws of this file:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from starlette.types import Message, Receive, Scope, Send
@@ -57,7 +58,7 @@ class WebSocketLink(Link):
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
-        extensions = scope.get("extensions") or {}
+        extensions: Mapping[str, Any] = scope.get("extensions") or {}
         self.speaks_ping: bool = WEBSOCKET_EXTENSION in extensions
         self.watches_silence: bool = self.speaks_ping  # pongs are hidden elsewhere
         self.max_message_size: float = math.inf
