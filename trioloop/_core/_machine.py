@@ -506,6 +506,7 @@ class Machine:
             self._set_idle_timeout(command.idle_timeout)
         if command.receive_timeout is not None or command.receive is not None:
             self.output.regulate(command)
+            self.alarm_is_late = True
 
     def _hibernate(self, command: Hibernate) -> None:
         self.hibernating = True

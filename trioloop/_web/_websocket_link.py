@@ -13,7 +13,7 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +54,15 @@ class WebSocketLink(Link):
         send: the server's ``send``.
     """
 
-    __slots__ = ("_data", "_open", "_paused", "max_message_size", "speaks_ping", "watches_silence")
+    __slots__ = (
+        "_accepting",
+        "_data",
+        "_open",
+        "_paused",
+        "max_message_size",
+        "speaks_ping",
+        "watches_silence",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         super().__init__(scope, receive, send)
@@ -64,6 +72,7 @@ class WebSocketLink(Link):
         self.max_message_size: float = math.inf
         self._data: object = NOTHING  # the message that waits for the handler
         self._paused = False
+        self._accepting = False  # the message that is being written accepts
         self._open = False  # accepted
 
     # -- the ASGI call ---------------------------------------------------------------------------
@@ -160,20 +169,19 @@ class WebSocketLink(Link):
             self.watches_silence = True
         self._listen_for_silence()
 
-    async def write(self, message: Message, now: float) -> None:
-        due = self._write_due = now + self.send_timeout
-        if self._listening is not None and due < self._listening.deadline:
-            self._listening.deadline = due
+    def write(self, message: Message, now: float) -> Awaitable[None]:
+        sending = super().write(message, now)
         kind = message["type"]
         # The head of a refusal goes out with its body: see docs/design.md for what returning would do.
         self._starting = kind == "websocket.http.response.body"
         self._completing = self._starting or kind == "websocket.close"
-        self.broken = True
-        await self._send(message)
-        self.broken = self._dropped
-        self._write_due = math.inf
-        if kind == "websocket.accept":
-            self._open = True
+        self._accepting = kind == "websocket.accept"
+        return sending
+
+    def written(self) -> None:
+        super().written()
+        if self._accepting:
+            self._accepting, self._open = False, True
             self._listen_for_silence()
 
     def finished(self) -> None:

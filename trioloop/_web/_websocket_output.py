@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -24,7 +24,7 @@ from .._wire import LIFE, ResponseState, ResponseStep
 from ._commands import Reply
 from ._endings import Ending, Farewell, ending_for
 from ._headers import RawHeaders, raw_headers
-from ._legality import WEBSOCKET, find_problem
+from ._legality import WEBSOCKET, find_problem, plain_commands
 from ._websocket_commands import Accept, Close, Ping, Send
 from ._websocket_handler import WebSocketHandler, sets_receive_timeout
 
@@ -57,6 +57,7 @@ class WebSocketOutput:
         "_messages",
         "_random",
         "pending",
+        "plain",
         "size",
         "state",
         "tick_due",
@@ -68,6 +69,7 @@ class WebSocketOutput:
         self._random = random
         self._messages: deque[dict[str, Any]] = deque()
         self.state: ResponseState = ResponseState.WAITING
+        self.plain: frozenset[type] = plain_commands(WEBSOCKET, self.state)
         self.pending: int = 0
         self.size: int = 0
         self.tick_due: float = math.inf
@@ -121,11 +123,14 @@ class WebSocketOutput:
             self._ping(b"")
         self._schedule_ping(now)
 
-    async def flush(self, now: float) -> None:
-        while self._messages:
-            await self._link.write(self._messages.popleft(), now)
-            now = trio.current_time()
-        self.pending = self.size = 0
+    def write(self, now: float) -> Awaitable[object]:
+        return self._link.write(self._messages.popleft(), now)
+
+    def written(self, now: float) -> None:
+        self._link.written()
+        self.pending = len(self._messages)
+        if not self.pending:
+            self.size = 0
 
     async def finish(self, reason: TerminateReason) -> None:
         if self._link.gone:
@@ -150,6 +155,7 @@ class WebSocketOutput:
 
     def _step(self, step: ResponseStep) -> None:
         self.state = LIFE[self.state][step]
+        self.plain = plain_commands(WEBSOCKET, self.state)
 
     def _put(self, message: dict[str, Any]) -> None:
         self._messages.append(message)
@@ -206,7 +212,9 @@ class WebSocketOutput:
             self._answer(ending)
         elif self.state is ResponseState.OPEN and ending.close_code is not None:
             self._close(ending.close_code, "")
-        await self.flush(trio.current_time())
+        while self.pending:
+            await self.write(trio.current_time())
+            self.written(trio.current_time())
         if self.state is not ResponseState.DONE:
             self._step(ResponseStep.CUT)
             self._link.cut()
