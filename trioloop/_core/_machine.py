@@ -348,7 +348,9 @@ class Machine:
     def offer(self) -> None:
         """The client has sent something: it is handled when its turn comes, by `Output.next_data`."""
         self.data_ready = True
-        if self.phase == "waiting":
+        if self.asleep:
+            self._wake_up()
+        elif self.phase == "waiting":
             self.mailbox.nudge()
 
     def wake(self) -> None:
@@ -372,7 +374,7 @@ class Machine:
 
     def fall_asleep(self) -> None:
         """Go on without a task, unless there is something to do."""
-        if self.reason is not None or self.has_messages():
+        if self.reason is not None or self.has_messages() or self.data_ready:
             return
         assert self.task is not None
         self._context, self.task = self.task.context, None
