@@ -54,6 +54,7 @@ from ._web._commands import Reply as Reply
 from ._web._commands import StartResponse as StartResponse
 from ._web._event_stream_handler import EventStreamHandler as EventStreamHandler
 from ._web._hub import Hub as Hub
+from ._web._limits import Limits as Limits
 from ._web._loop_handler import LoopHandler as LoopHandler
 from ._web._routes import HandlerRoute as HandlerRoute
 from ._web._websocket_commands import Accept as Accept
@@ -63,6 +64,7 @@ from ._web._websocket_commands import Send as Send
 from ._web._websocket_handler import WebSocketHandler as WebSocketHandler
 from ._wire import EventStreamDecoder as EventStreamDecoder
 from ._wire import EventTooLarge as EventTooLarge
+from ._wire import Rate as Rate
 from ._wire import ServerSentEvent as ServerSentEvent
 from ._wire import encode_event as encode_event
 
@@ -103,6 +105,7 @@ __all__ = [
     "Joined",
     "KeepLatest",
     "Left",
+    "Limits",
     "LoopHandler",
     "Member",
     "MessageTooLarge",
@@ -114,6 +117,7 @@ __all__ = [
     "Ping",
     "Postpone",
     "ProtocolViolation",
+    "Rate",
     "ReceiveTimedOut",
     "Reply",
     "ResponseAborted",

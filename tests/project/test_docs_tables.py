@@ -129,6 +129,7 @@ REASONS = {
     "`Crashed(error, callback)`": Crashed(ValueError(), "info"),
     '`Overflowed("mailbox", limit)`': Overflowed("mailbox", 1000),
     '`Overflowed("body", limit)`': Overflowed("body", 1000),
+    '`Overflowed("rate", limit)`': Overflowed("rate", 10),
     "`Disconnected()`": Disconnected(),
     "`Failed(error)`": Failed(OSError()),
     "`Failed(MessageTooLarge(...))`": Failed(MessageTooLarge(1)),

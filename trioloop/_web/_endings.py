@@ -6,8 +6,9 @@ Law of this file: every terminate reason has a row; what the columns say is all 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
 from .._core._errors import MessageTooLarge, ProtocolViolation
 from .._core._reasons import (
@@ -52,6 +53,13 @@ class Ending:
     retry_after: bool = False
 
 
+_OVERFLOWS: Final[Mapping[str, Ending]] = {
+    "mailbox": Ending(503, Farewell.CUT, CloseCode.TRY_AGAIN_LATER, retry_after=True),
+    "body": Ending(413, Farewell.CUT, CloseCode.TOO_LARGE),  # RFC 9110, section 15.5.14
+    "rate": Ending(429, Farewell.CUT, CloseCode.POLICY_VIOLATION, retry_after=True),  # RFC 6585
+}
+
+
 def ending_for(reason: TerminateReason) -> Ending:
     """The row of a reason."""
     match reason:
@@ -63,10 +71,8 @@ def ending_for(reason: TerminateReason) -> Ending:
             return Ending(408, Farewell.CLEAN, CloseCode.NORMAL)
         case Crashed():
             return Ending(500, Farewell.CUT, CloseCode.INTERNAL_ERROR)
-        case Overflowed("body"):  # RFC 9110, section 15.5.14
-            return Ending(413, Farewell.CUT, CloseCode.TOO_LARGE)
-        case Overflowed():
-            return Ending(503, Farewell.CUT, CloseCode.TRY_AGAIN_LATER, retry_after=True)
+        case Overflowed(what):
+            return _OVERFLOWS[what]
         case ShutDown():
             return Ending(503, Farewell.CLEAN, CloseCode.SERVICE_RESTART, retry_after=True)
         case Failed(error):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import partial
+from random import Random
 from typing import Any
 
 from starlette.requests import Request
@@ -13,9 +13,11 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from .._core._handler import Handler
-from .._core._hub import HubCore
+from .._core._hub import DeadLetterHook, HubCore
+from .._core._machine import Machine
 from ._headers import RawHeaders
-from ._options import Factory, check_options, check_overrides, make_handler
+from ._limits import Gate, Limits, Place
+from ._options import Factory, Recipe, check_options, check_overrides
 from ._routes import HandlerRoute
 from ._serving import SHUTDOWN_NOTICE, serve_call
 
@@ -31,12 +33,45 @@ class Hub(HubCore):
         dead_letter: called as ``dead_letter(ref, message, cause)`` with every message that was
             accepted and not handled; what it raises is logged.
         random: the source of jitter; tests give a seeded ``random.Random``.
+        limits: how many handlers may be open, and which proxies are believed.
 
     Attributes:
+        limits: as given.
         id: a string that is unique to this hub.
         random: the source of jitter.
         draining: whether the hub shuts down.
     """
+
+    def __init__(
+        self,
+        *,
+        dead_letter: DeadLetterHook | None = None,
+        random: Random | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(dead_letter=dead_letter, random=random)
+        self.gate: Gate = Gate(Limits() if limits is None else limits, self)
+        self._places: dict[Machine, Place] = {}
+
+    @property
+    def limits(self) -> Limits:
+        """How many handlers may be open, and which proxies are believed."""
+        return self.gate.limits
+
+    @property
+    def refused(self) -> int:
+        return self.gate.refused
+
+    def seat(self, machine: Machine, place: Place | None) -> None:
+        """Remember what a handler takes up, until it has ended."""
+        if place is not None:
+            self._places[machine] = place
+
+    def forget(self, machine: Machine) -> None:
+        super().forget(machine)
+        place = self._places.pop(machine, None)
+        if place is not None:
+            self.gate.leave(place)
 
     def lifespan(self, app: Any = None) -> AbstractAsyncContextManager[None]:
         """Run the hub.
@@ -130,7 +165,7 @@ class Hub(HubCore):
             self.drain_after(notice["wait"])
 
 
-def ready(handler: Handler[Any]) -> Callable[[], Handler[Any]]:
+def ready(handler: Handler[Any]) -> Recipe:
     """A factory of one handler that exists.
 
     Raises:
@@ -140,7 +175,7 @@ def ready(handler: Handler[Any]) -> Callable[[], Handler[Any]]:
     if not isinstance(handler, Handler):
         raise TypeError(f"a handler, not {handler!r}")
     check_options(handler, {})
-    return partial(make_handler, lambda: handler, {})
+    return Recipe(lambda: handler, {})
 
 
 class Endpoint:
@@ -149,7 +184,7 @@ class Endpoint:
     def __init__(self, hub: Hub, handler: Factory, overrides: Mapping[str, Any]) -> None:
         check_overrides(handler, overrides)
         self._hub = hub
-        self._make = partial(make_handler, handler, overrides)
+        self._make = Recipe(handler, overrides)
         self.__name__: str = getattr(handler, "__name__", type(handler).__name__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,7 +13,10 @@ from typing import Any, Final, TypeAlias, cast
 from .._core._commands import check_seconds
 from .._core._handler import Handler
 from .._core._mailbox import check_mailbox
+from .._wire import Rate
 from ._event_stream_handler import EventStreamHandler
+from ._limits import check_count
+from ._origins import check_origins
 from ._websocket_handler import WebSocketHandler
 
 Factory: TypeAlias = Callable[[], Handler[Any]]
@@ -55,6 +58,11 @@ def _check_retry(name: str, value: object) -> None:
         raise ValueError(f"{name} must be None or milliseconds from 0, not {value!r}")
 
 
+def _check_rate(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Rate):
+        raise TypeError(f"{name} must be None or a Rate(...), not {value!r}")
+
+
 _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "idle_timeout": check_seconds,
     "receive_timeout": check_seconds,
@@ -62,6 +70,9 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "terminate_timeout": check_seconds,
     "max_body": _check_bytes,
     "max_message_size": _check_bytes,
+    "max_rate": _check_rate,
+    "max_handlers": check_count,
+    "origins": check_origins,
     "methods": _check_methods,
     "keepalive": _check_keepalive,
     "retry": _check_retry,
@@ -136,3 +147,26 @@ def make_handler(factory: Factory, overrides: Mapping[str, Any]) -> Handler[Any]
     if not isinstance(factory, type):
         check_options(handler, {})
     return handler
+
+
+class Recipe:
+    """How a route makes its handlers, and what it has to know before it does.
+
+    Args:
+        factory: a handler class, or a callable that returns a handler.
+        overrides: the handler's options for this route.
+
+    Attributes:
+        max_handlers: handlers of this route that may be open at a time.
+    """
+
+    __slots__ = ("_factory", "_overrides", "max_handlers")
+
+    def __init__(self, factory: Factory, overrides: Mapping[str, Any]) -> None:
+        self._factory = factory
+        self._overrides = overrides
+        own: float = getattr(factory, "max_handlers", math.inf)
+        self.max_handlers: float = overrides.get("max_handlers", own)
+
+    def __call__(self) -> Handler[Any]:
+        return make_handler(self._factory, self._overrides)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection, Request
@@ -16,6 +16,8 @@ from .._core._machine import Machine
 from ._event_stream_handler import EventStreamHandler, find_last_event_id
 from ._link import Link
 from ._loop_handler import LoopHandler
+from ._options import Recipe
+from ._origins import Origins, may_open
 from ._websocket_handler import WebSocketHandler
 from ._websocket_link import WebSocketLink
 from ._websocket_output import REFUSAL, WebSocketOutput
@@ -31,7 +33,7 @@ SHUTDOWN_NOTICE = "trioloop.shutdown"
 
 def serve_call(
     hub: Hub,
-    make: Callable[[], Handler[Any]],
+    make: Recipe,
     scope: Scope,
     receive: Receive,
     send: Send,
@@ -54,33 +56,35 @@ def serve_call(
 
 
 async def serve_websocket(
-    hub: Hub, make: Callable[[], Handler[Any]], scope: Scope, receive: Receive, send: Send
+    hub: Hub, make: Recipe, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Serve a WebSocket, once the server has said that there is one."""
     if (await receive())["type"] == "websocket.connect":
         await begin(hub, make, scope, receive, send)
 
 
-def begin(
-    hub: Hub, make: Callable[[], Handler[Any]], scope: Scope, receive: Receive, send: Send
-) -> Awaitable[None]:
+def begin(hub: Hub, make: Recipe, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Make the handler of a request and start it, or answer without one."""
     try:
-        handler = make()
         hub.check_running()
+        refusal = hub.gate.turn_away(scope, make, make.max_handlers, hub.handlers_open)
+        if refusal is not None:
+            return answer(refusal, scope, receive, send)
+        handler = make()
     except HubNotRunning as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
         return answer(PlainTextResponse("Internal Server Error", 500), scope, receive, send)
     except Exception:
         logger.exception("no handler for %s %s", scope.get("method", "WebSocket"), scope["path"])
         return answer(PlainTextResponse("Internal Server Error", 500), scope, receive, send)
-    refusal = misdirected(handler, scope)
+    refusal = misdirected(handler, scope) or foreign(handler, scope, hub)
     if refusal is not None:
         return answer(refusal, scope, receive, send)
     hub.follow_server(scope)
     make_link = WebSocketLink if scope["type"] == "websocket" else Link
     link = make_link(scope, receive, send)
     machine = equip(handler, hub, link)
+    hub.seat(machine, hub.gate.enter(scope, make, make.max_handlers))
     hub.start(machine)
     return link.attend(machine)
 
@@ -97,6 +101,14 @@ def misdirected(handler: Handler[Any], scope: Scope) -> Response | None:
     response = PlainTextResponse("Method Not Allowed", 405)
     response.headers["allow"] = ", ".join(methods)
     return response
+
+
+def foreign(handler: Handler[Any], scope: Scope, hub: Hub) -> Response | None:
+    """The answer to a web page that may not open this handler, if it is one."""
+    origins: Origins = getattr(handler, "origins", None)
+    if may_open(scope, origins, hub.limits.networks):
+        return None
+    return hub.gate.refuse(PlainTextResponse("Forbidden: foreign origin", 403))
 
 
 def upgrade_required(scope: Scope) -> Response:

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from typing_extensions import TypeVar
 
 from .._core._handler import Handler
-from .._wire import CloseCode
+from .._wire import CloseCode, Rate
 from ._commands import Commands, Outcome
 from ._legality import COMMANDS
 from ._websocket_commands import Close
@@ -40,6 +40,12 @@ class WebSocketHandler(Handler[MessageT]):
             where a class, a route or `Continue` sets it. The end is ``TimedOut("client")``.
         max_message_size: bytes of one message from the client, of UTF-8 if it is text, after its
             fragments were put together; more end the handler with ``Failed(MessageTooLarge)``.
+        max_rate: how fast the client may send; a faster one ends the handler with
+            ``Overflowed("rate", limit)``. `None`: no faster than the handler takes it.
+        max_handlers: handlers of one route that may be open at a time; more get 503.
+        origins: web pages that may open it besides those of the same origin, such as
+            ``("https://example.org",)``; ``("*",)`` for all. Others get 403. Browsers keep no page
+            from opening a WebSocket anywhere, with the cookies of that place.
         mailbox_size: messages accepted and not yet started.
         overflow: what a full mailbox does: a member of `Overflow`, or `KeepLatest`.
         send_timeout: seconds that one write may make no progress.
@@ -54,6 +60,9 @@ class WebSocketHandler(Handler[MessageT]):
     idle_timeout: float = math.inf
     receive_timeout: float = 60.0
     max_message_size: int = 2**20
+    max_rate: Rate | None = None
+    max_handlers: float = math.inf
+    origins: tuple[str, ...] | None = None
 
     request: HTTPConnection
     hub: Hub

@@ -22,8 +22,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .._core._errors import MessageTooLarge, ProtocolViolation
 from .._core._mailbox import NOTHING
-from .._core._reasons import Disconnected, Failed
-from .._wire import CloseCode, utf8_size_exceeds
+from .._core._reasons import Disconnected, Failed, Overflowed
+from .._wire import CloseCode, Rate, TokenBucket, utf8_size_exceeds
 from ._link import Link
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class WebSocketLink(Link):
         "_data",
         "_open",
         "_paused",
+        "_rate",
         "max_message_size",
         "speaks_ping",
         "watches_silence",
@@ -72,6 +73,7 @@ class WebSocketLink(Link):
         self.max_message_size: float = math.inf
         self._data: object = NOTHING  # the message that waits for the handler
         self._paused = False
+        self._rate: _Meter | None = None
         self._accepting = False  # the message that is being written accepts
         self._open = False  # accepted
 
@@ -128,9 +130,17 @@ class WebSocketLink(Link):
         if _is_too_large(data, self.max_message_size):
             machine.end(Failed(MessageTooLarge(self.max_message_size)))
             return
+        exceeded = None if self._rate is None else self._rate.exceeded_by(data)
+        if exceeded is not None:
+            machine.end(Overflowed("rate", exceeded))
+            return
         self._data = data
         if not self._paused:
             machine.offer()
+
+    def limit_rate(self, rate: Rate) -> None:
+        """Let the client send no faster than this, from now on."""
+        self._rate = _Meter(rate, trio.current_time())
 
     def _listen_for_silence(self) -> None:
         """The client has just been heard, or is listened to again."""
@@ -189,6 +199,25 @@ class WebSocketLink(Link):
         self._data = NOTHING  # nobody will handle it: what else comes is dropped, too
         if self._room is not None:
             self._room.set()
+
+
+class _Meter:
+    """Measures one client against a `Rate`."""
+
+    __slots__ = ("_bytes", "_messages", "_rate")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._messages = TokenBucket(rate.messages, rate.burst, now)
+        self._bytes = TokenBucket(rate.bytes, rate.burst, now)
+
+    def exceeded_by(self, data: str | bytes) -> int | None:
+        """The rate, per second, that this message exceeds; `None` for none."""
+        now = trio.current_time()
+        if not self._messages.take(1, now):
+            return int(self._rate.messages)
+        size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+        return None if self._bytes.take(size, now) else int(self._rate.bytes)
 
 
 def _why_gone(message: Message, limit: float) -> Disconnected | Failed:

@@ -76,6 +76,8 @@ class WebSocketOutput:
         link.send_timeout = handler.send_timeout
         link.receive_timeout = handler.receive_timeout
         link.max_message_size = handler.max_message_size
+        if handler.max_rate is not None:
+            link.limit_rate(handler.max_rate)
         link.watches_silence = link.speaks_ping or sets_receive_timeout(handler)
 
     # -- what the machine asks -------------------------------------------------------------------

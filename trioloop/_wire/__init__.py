@@ -17,6 +17,8 @@ from ._event_stream import EventStreamDecoder as EventStreamDecoder
 from ._event_stream import EventTooLarge as EventTooLarge
 from ._event_stream import ServerSentEvent as ServerSentEvent
 from ._event_stream import encode_event as encode_event
+from ._rate import Rate as Rate
+from ._rate import TokenBucket as TokenBucket
 from ._response import LIFE as LIFE
 from ._response import ResponseState as ResponseState
 from ._response import ResponseStep as ResponseStep
