@@ -18,7 +18,9 @@ from ._core._commands import Then as Then
 from ._core._errors import BadReturn as BadReturn
 from ._core._errors import HandlerEnded as HandlerEnded
 from ._core._errors import HubNotRunning as HubNotRunning
+from ._core._errors import MessageTooLarge as MessageTooLarge
 from ._core._errors import NameTaken as NameTaken
+from ._core._errors import ProtocolViolation as ProtocolViolation
 from ._core._errors import ReceiveTimedOut as ReceiveTimedOut
 from ._core._errors import ResponseAborted as ResponseAborted
 from ._core._errors import SendTimedOut as SendTimedOut
@@ -52,10 +54,17 @@ from ._web._commands import Reply as Reply
 from ._web._commands import StartResponse as StartResponse
 from ._web._event_stream_handler import EventStreamHandler as EventStreamHandler
 from ._web._hub import Hub as Hub
+from ._web._limits import Limits as Limits
 from ._web._loop_handler import LoopHandler as LoopHandler
 from ._web._routes import HandlerRoute as HandlerRoute
+from ._web._websocket_commands import Accept as Accept
+from ._web._websocket_commands import Close as Close
+from ._web._websocket_commands import Ping as Ping
+from ._web._websocket_commands import Send as Send
+from ._web._websocket_handler import WebSocketHandler as WebSocketHandler
 from ._wire import EventStreamDecoder as EventStreamDecoder
 from ._wire import EventTooLarge as EventTooLarge
+from ._wire import Rate as Rate
 from ._wire import ServerSentEvent as ServerSentEvent
 from ._wire import encode_event as encode_event
 
@@ -66,11 +75,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accept",
     "App",
     "BadReturn",
     "Call",
     "CancelTimer",
     "Chunk",
+    "Close",
     "Command",
     "Commands",
     "Completed",
@@ -94,17 +105,23 @@ __all__ = [
     "Joined",
     "KeepLatest",
     "Left",
+    "Limits",
     "LoopHandler",
     "Member",
+    "MessageTooLarge",
     "NameTaken",
     "Outcome",
     "Overflow",
     "OverflowPolicy",
     "Overflowed",
+    "Ping",
     "Postpone",
+    "ProtocolViolation",
+    "Rate",
     "ReceiveTimedOut",
     "Reply",
     "ResponseAborted",
+    "Send",
     "SendAfter",
     "SendTimedOut",
     "ServerSentEvent",
@@ -115,6 +132,7 @@ __all__ = [
     "TerminateReason",
     "Then",
     "TimedOut",
+    "WebSocketHandler",
     "encode_event",
     "serve",
 ]

@@ -7,8 +7,10 @@ from typing import get_args
 import pytest
 
 from trioloop import (
+    Accept,
     CancelTimer,
     Chunk,
+    Close,
     Completed,
     Continue,
     Crashed,
@@ -17,9 +19,13 @@ from trioloop import (
     Failed,
     Hibernate,
     LoopHandler,
+    MessageTooLarge,
     Overflowed,
+    Ping,
     Postpone,
+    ProtocolViolation,
     Reply,
+    Send,
     SendAfter,
     ServerSentEvent,
     ShutDown,
@@ -29,6 +35,7 @@ from trioloop import (
     TerminateReason,
     Then,
     TimedOut,
+    WebSocketHandler,
 )
 from trioloop._web._endings import Farewell, ending_for
 from trioloop._web._legality import (
@@ -38,6 +45,7 @@ from trioloop._web._legality import (
     LOOP,
     OPEN,
     WAITING,
+    WEBSOCKET,
     find_problem,
 )
 from trioloop._web._options import _CHECKS
@@ -70,12 +78,18 @@ EXAMPLES = [
     StartResponse(),
     Chunk("x"),
     ServerSentEvent("x"),
+    Accept(),
+    Send("x"),
+    Close(),
+    Ping(),
 ]
 COLUMNS = [
     (LOOP, WAITING, ("init", "info", "notify", "idle")),
     (LOOP, OPEN, ("init", "info", "notify", "idle")),
     (EVENT_STREAM, WAITING, ("init",)),
     (EVENT_STREAM, OPEN, ("init", "info", "notify", "idle")),
+    (WEBSOCKET, WAITING, ("init",)),
+    (WEBSOCKET, OPEN, ("init", "info", "notify", "idle", "receive")),
 ]
 
 
@@ -89,7 +103,9 @@ def cell_of(command, table, state, callbacks) -> str:
     after = table[state][type(command)]
     if after is DONE:
         return "ends the handler"
-    return "yes" if after is state else "starts the response"
+    if after is state:
+        return "yes"
+    return "accepts" if table is WEBSOCKET else "starts the response"
 
 
 def test_the_table_of_commands_has_a_row_for_each():
@@ -113,23 +129,25 @@ REASONS = {
     "`Crashed(error, callback)`": Crashed(ValueError(), "info"),
     '`Overflowed("mailbox", limit)`': Overflowed("mailbox", 1000),
     '`Overflowed("body", limit)`': Overflowed("body", 1000),
+    '`Overflowed("rate", limit)`': Overflowed("rate", 10),
     "`Disconnected()`": Disconnected(),
     "`Failed(error)`": Failed(OSError()),
+    "`Failed(MessageTooLarge(...))`": Failed(MessageTooLarge(1)),
+    "`Failed(ProtocolViolation(...))`": Failed(ProtocolViolation(1002)),
     "`ShutDown()`": ShutDown(),
 }
 ENDINGS = {Farewell.CLEAN: "clean end", Farewell.CUT: "cut", Farewell.NONE: "–"}
 
 
 def columns_of(reason) -> list[str]:
-    """What the code says about one reason: not started, started."""
+    """What the code says about one reason: not started, started, and for an open WebSocket."""
     ending = ending_for(reason)
     started = ENDINGS[ending.farewell]
+    closed = started if ending.close_code is None else f"close {ending.close_code}"
     if ending.status is None:
-        return [started, started]
-    return [
-        f"{ending.status} with `Retry-After`" if ending.retry_after else f"{ending.status}",
-        started,
-    ]
+        return [started, started, closed]
+    status = f"{ending.status} with `Retry-After`" if ending.retry_after else f"{ending.status}"
+    return [status, started, closed]
 
 
 def test_the_table_of_reasons_has_a_row_for_each():
@@ -156,8 +174,8 @@ def default_of(kind: type, option: str) -> str:
 
 
 def test_the_table_of_options_has_the_defaults():
-    rows = {row[0]: row[1:3] for row in table_below("handlers.md", "Options")}
+    rows = {row[0]: row[1:4] for row in table_below("handlers.md", "Options")}
+    kinds = (LoopHandler, EventStreamHandler, WebSocketHandler)
     assert rows == {
-        f"`{option}`": [default_of(LoopHandler, option), default_of(EventStreamHandler, option)]
-        for option in _CHECKS
+        f"`{option}`": [default_of(kind, option) for kind in kinds] for option in _CHECKS
     }

@@ -17,12 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trioloop import App, EventStreamHandler, Hub, LoopHandler, TerminateReason
+
+if TYPE_CHECKING:
+    from .fake_websocket import FakeWebSocket
 
 Message = dict[str, Any]
 ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
@@ -167,7 +170,7 @@ class Client:
     def __init__(self, app: Any, nursery: trio.Nursery) -> None:
         self.app = app
         self._nursery = nursery
-        self._exchanges: list[Exchange] = []
+        self._exchanges: list[Exchange | FakeWebSocket] = []
         self._to_lifespan, self._from_server = trio.open_memory_channel[Message](math.inf)
         self._lifespan_over = trio.Event()
         self._state: dict[str, Any] = {}
@@ -220,12 +223,68 @@ class Client:
         self._nursery.start_soon(exchange.run, self.app if app is None else app)
         return exchange
 
+    def websocket(
+        self,
+        path: str = "/",
+        *,
+        headers: Mapping[str, str] | None = None,
+        subprotocols: tuple[str, ...] = (),
+        extensions: Mapping[str, Any] | None = None,
+        true_codes: bool = False,
+        app: ASGIApp | None = None,
+        **scope: Any,
+    ) -> FakeWebSocket:
+        """Start the ASGI call of a WebSocket, and do not wait for it.
+
+        Args:
+            path: with a query string, if there is one.
+            headers: sent as UTF-8.
+            subprotocols: that the client offers.
+            extensions: of the server; by default those of Hypercorn.
+            true_codes: whether the server passes on a client's close code.
+            app: called in place of the one that is served.
+            scope: what else is different in the ASGI scope.
+        """
+        from .fake_websocket import FakeWebSocket
+
+        path, _, query = path.partition("?")
+        pairs = {"host": "test", **(headers or {})}
+        websocket = FakeWebSocket(
+            {
+                "type": "websocket",
+                "asgi": {"version": "3.0", "spec_version": "2.3"},
+                "http_version": "1.1",
+                "scheme": "ws",
+                "path": path,
+                "raw_path": path.encode(),
+                "query_string": query.encode(),
+                "root_path": "",
+                "headers": [
+                    (name.lower().encode(), value.encode()) for name, value in pairs.items()
+                ],
+                "client": ("127.0.0.1", 50000),
+                "server": ("127.0.0.1", 80),
+                "subprotocols": list(subprotocols),
+                "extensions": {"websocket.http.response": {}} if extensions is None else extensions,
+                "state": self._state.copy(),
+            }
+            | scope,
+            true_codes=true_codes,
+        )
+        self._exchanges.append(websocket)
+        self._nursery.start_soon(websocket.run, self.app if app is None else app)
+        return websocket
+
+    def run_websocket(self, handler: Any, path: str = "/", **request: Any) -> FakeWebSocket:
+        """Serve a WebSocket with this handler, wherever the path leads to."""
+        return self.websocket(path, **request, app=self.hub.endpoint(lambda: handler))
+
     def run(self, handler: Any, method: str = "GET", path: str = "/", **request: Any) -> Exchange:
         """Serve a request with this handler, wherever the path leads to."""
         endpoint = self.hub.endpoint(lambda: handler)
         return self.open(method, path, **request, app=endpoint)
 
-    def forget(self, exchange: Exchange) -> None:
+    def forget(self, exchange: Exchange | FakeWebSocket) -> None:
         """Hold nothing of an exchange any more."""
         self._exchanges.remove(exchange)
 

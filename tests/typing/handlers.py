@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from typing import Any, assert_type
 
 from trioloop import (
+    Accept,
     App,
+    Close,
     Continue,
     EventStreamHandler,
     HandlerRef,
     LoopHandler,
     Reply,
+    Send,
     ServerSentEvent,
     Stop,
     TerminateReason,
+    WebSocketHandler,
 )
 
 app = App()
@@ -96,3 +100,20 @@ def refs_know_the_type_of_message(ref: HandlerRef[str]) -> None:
 def a_route_takes_overrides(overrides: Mapping[str, Any]) -> None:
     """The call form of ``app.route``."""
     app.route("/again", **overrides)(Poll)
+
+
+@app.route("/chat", max_message_size=1000)
+class Chat(WebSocketHandler[Tick]):
+    """A WebSocket: ``def`` and ``async def`` side by side."""
+
+    receive_timeout = 30.0
+
+    def init(self, request: Any) -> Accept | Reply:
+        offered = request.scope["subprotocols"]
+        return Accept("chat") if "chat" in offered else Reply(400)
+
+    async def receive(self, data: str | bytes) -> list[Send | Close]:
+        return [Send(data), Close(4000, "enough")]
+
+    def info(self, message: Tick) -> Send:
+        return Send.json({"number": message.number})

@@ -12,6 +12,8 @@
     │   └── ReceiveTimedOut      the client: it did not send for ``receive_timeout`` seconds
     ├── RuntimeError
     │   └── HubNotRunning        the application: nobody started the hub
+    ├── MessageTooLarge          the client: it sent more than ``max_message_size``
+    ├── ProtocolViolation        the client: it broke the rules of its protocol
     ├── HandlerEnded             nobody: whom you called has ended
     └── ResponseAborted          nobody: tells the server to cut a connection
 
@@ -78,6 +80,34 @@ class ReceiveTimedOut(trio.TooSlowError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the client sent nothing for {seconds:g} s (receive_timeout)")
         self.seconds = seconds
+
+
+class MessageTooLarge(Exception):
+    """The client sent a message of more than ``max_message_size`` bytes.
+
+    The handler ends with ``Failed(MessageTooLarge(...))``, and the message is not handled.
+
+    Attributes:
+        limit: the ``max_message_size``, in bytes.
+    """
+
+    def __init__(self, limit: float) -> None:
+        super().__init__(f"the client sent more than {limit} bytes (max_message_size)")
+        self.limit = limit
+
+
+class ProtocolViolation(Exception):
+    """The client broke the rules of its protocol, and the server has closed the connection.
+
+    Only a server that says so can be told from a client that has gone: `Disconnected` elsewhere.
+
+    Attributes:
+        code: the close code with which the server has closed (RFC 6455, section 7.4.1).
+    """
+
+    def __init__(self, code: int, text: str = "") -> None:
+        super().__init__(text or f"the server closed the connection with {code}")
+        self.code = code
 
 
 class HubNotRunning(RuntimeError):

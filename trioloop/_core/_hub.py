@@ -12,14 +12,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import random as random_module
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 import trio
 
-from ._errors import HubNotRunning, SendTimedOut
+from ._errors import HubNotRunning, MessageTooLarge, ProtocolViolation, SendTimedOut
 from ._loop import run_handler
 from ._machine import Machine
 from ._mailbox import OverflowPolicy
@@ -48,6 +49,9 @@ class HubStatistics:
         names: names taken.
         groups: groups with at least one member.
         draining: whether the hub shuts down.
+        refused: requests that were turned away by a limit or for their origin, so far.
+        ended: how many handlers have ended so far, by the name of the reason; with what timed out
+            or overflowed, as in ``"Overflowed(rate)"``.
     """
 
     handlers: int
@@ -56,6 +60,8 @@ class HubStatistics:
     names: int
     groups: int
     draining: bool
+    refused: int
+    ended: Mapping[str, int]
 
 
 class HubCore:
@@ -88,6 +94,7 @@ class HubCore:
         self._notices: set[Callable[[], Awaitable[object]]] = set()
         self._token: trio.lowlevel.TrioToken | None = None
         self._started = 0
+        self._ended: Counter[str] = Counter()
         self._buried = 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HubCore:
@@ -150,11 +157,21 @@ class HubCore:
 
         self._background.start_soon(drain)
 
+    def run_in_background(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run something until it returns or the hub ends. It must not raise."""
+        if self._background is not None:
+            self._background.start_soon(function)
+
     def shut_down(self) -> None:
         """End every handler with `ShutDown`, and take no new one from now on."""
         self.draining = True
         for machine in tuple(self._machines):
             machine.end(ShutDown())
+
+    @property
+    def handlers_open(self) -> int:
+        """How many handlers live."""
+        return len(self._machines)
 
     def check_running(self) -> None:
         """Say how to start a hub that does not run.
@@ -238,6 +255,11 @@ class HubCore:
                     continue
         return accepted
 
+    @property
+    def refused(self) -> int:
+        """How many requests were turned away so far."""
+        return 0
+
     def statistics(self) -> HubStatistics:
         """How the hub is doing."""
         return HubStatistics(
@@ -247,6 +269,8 @@ class HubCore:
             names=len(self.registry.names),
             groups=len(self.registry.groups),
             draining=self.draining,
+            refused=self.refused,
+            ended=dict(self._ended),
         )
 
     # -- reports ---------------------------------------------------------------------------------
@@ -265,11 +289,13 @@ class HubCore:
         logger.error("%s in %s of %r", type(error).__name__, callback, machine.ref, exc_info=error)
 
     def report_end(self, machine: Machine, reason: TerminateReason) -> None:
-        """Log an ending that somebody should look at."""
+        """Count an ending, and log one that somebody should look at."""
+        what = getattr(reason, "what", "")
+        self._ended[type(reason).__name__ + (f"({what})" if what else "")] += 1
         match reason:
             case Crashed(error, callback):
                 logger.error("%r crashed in %s: %s", machine.ref, callback, error, exc_info=error)
-            case Failed(SendTimedOut() as error):
+            case Failed((SendTimedOut() | MessageTooLarge() | ProtocolViolation()) as error):
                 logger.info("%r failed: %s", machine.ref, error)
             case Failed(error):
                 logger.error("%r failed: %s", machine.ref, error, exc_info=error)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from ._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
-from ._errors import BadReturn, HandlerEnded, ReceiveTimedOut
-from ._mailbox import NOTHING, Mailbox, Notification, OverflowPolicy, make_mailbox
+from ._errors import BadReturn, HandlerEnded, MessageTooLarge, ReceiveTimedOut
+from ._mailbox import NOTHING, Mailbox, Notification, OverflowPolicy, Received, make_mailbox
 from ._reasons import (
     INTERRUPTING,
     CallbackName,
@@ -54,6 +54,13 @@ GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 """What ``send`` raises when the client is no longer there (ASGI 2.4: `OSError`)."""
 
 
+def _is_loss(reason: TerminateReason) -> bool:
+    """Whether nothing more can reach the client."""
+    if isinstance(reason, Failed):
+        return not isinstance(reason.error, MessageTooLarge)
+    return isinstance(reason, Disconnected)
+
+
 class Machine:
     """One handler's life.
 
@@ -78,6 +85,8 @@ class Machine:
         "called",
         "calls",
         "current",
+        "data_ready",
+        "data_turn",
         "entered",
         "handled",
         "handler",
@@ -126,6 +135,10 @@ class Machine:
         self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
         self.current: object = NOTHING  # the message whose callback runs
         self.postpone: bool = False
+        self.data_ready: bool = False  # the client has sent something that can be handled
+        self.data_turn: bool = (
+            False  # what the client sent, not the mailbox, was the last to be asked
+        )
         self.ahead: deque[object] | None = None  # handled before the mailbox
         self._retries: list[tuple[int, object]] = _NONE  # postponed, and their turn has come
         self._postponed: list[tuple[int, object]] = _NONE  # in the order of their first handling
@@ -180,7 +193,7 @@ class Machine:
         if self.phase == "waiting":
             return True
         if self.phase in ("writing", "finishing"):  # what was returned is written
-            return isinstance(reason, (Failed, Disconnected))
+            return _is_loss(reason)
         return isinstance(reason, INTERRUPTING)
 
     def crash(self, error: BaseException, callback: CallbackName) -> None:
@@ -250,7 +263,22 @@ class Machine:
             return message
         if self.timers is not None:
             self.accept_due_timers()
+        if self.data_ready:
+            return self._alternate()
         return self.mailbox.get_nowait()
+
+    def _alternate(self) -> object:
+        """The client and the mailbox take turns, so that neither can starve the other.
+
+        A client that never stops sending lets no wait begin. So where the clock has something due,
+        there is `NOTHING`, and the loop looks at it first.
+        """
+        self.data_turn = not self.data_turn
+        if self.mailbox.count:
+            return self.output.next_data() if self.data_turn else self.mailbox.get_nowait()
+        if self.idle_timeout and self.note_silence() >= self.next_deadline():
+            return NOTHING
+        return self.output.next_data()
 
     def put_first(self, *messages: object) -> None:
         """Let these be handled next, in this order."""
@@ -262,9 +290,12 @@ class Machine:
 
     def handle(self, message: object) -> Awaitable[Any] | None:
         """Call back for a message; what is to be awaited is returned."""
+        self.hibernating = False
+        if type(message) is Received:
+            self.note_silence()  # of the mailbox: what the client sends does not move it
+            return self.begin("receive", message.callback, message.data)
         self.called = True
         self.handled += 1
-        self.hibernating = False
         self.current = message
         if type(message) is Notification:
             return self.begin("notify", self.handler.notify, message.message)
@@ -273,7 +304,7 @@ class Machine:
     def message_done(self, message: object) -> None:
         """The callback has returned: messages that were put back may have their turn now."""
         self.current = NOTHING
-        if not (self.postpone or self._postponed):
+        if not (self.postpone or self._postponed) or type(message) is Received:
             return
         if not (self.postpone and self._retrying):
             self._retries, self._postponed = self._put_back(), _NONE
@@ -314,6 +345,14 @@ class Machine:
         self.alarm_is_late = True
         self.wake()
 
+    def offer(self) -> None:
+        """The client has sent something: it is handled when its turn comes, by `Output.next_data`."""
+        self.data_ready = True
+        if self.asleep:
+            self._wake_up()
+        elif self.phase == "waiting":
+            self.mailbox.nudge()
+
     def wake(self) -> None:
         """Let a waiting loop look up."""
         if self.asleep:
@@ -335,7 +374,7 @@ class Machine:
 
     def fall_asleep(self) -> None:
         """Go on without a task, unless there is something to do."""
-        if self.reason is not None or self.has_messages():
+        if self.reason is not None or self.has_messages() or self.data_ready:
             return
         assert self.task is not None
         self._context, self.task = self.task.context, None
@@ -469,6 +508,7 @@ class Machine:
             self._set_idle_timeout(command.idle_timeout)
         if command.receive_timeout is not None or command.receive is not None:
             self.output.regulate(command)
+            self.alarm_is_late = True
 
     def _hibernate(self, command: Hibernate) -> None:
         self.hibernating = True

@@ -83,6 +83,17 @@ class Notification:
         self.message = message
 
 
+@final
+class Received:
+    """What the client has sent, on its way to the callback for it. Never in a mailbox."""
+
+    __slots__ = ("callback", "data")
+
+    def __init__(self, callback: Callable[[Any], object], data: object) -> None:
+        self.callback = callback
+        self.data = data
+
+
 class Owner(Protocol):
     """What a mailbox tells the handler that it belongs to."""
 
@@ -247,7 +258,7 @@ class Mailbox:
         return self._started(message)
 
     async def wait(self) -> None:
-        """Wait until there is a message; cancellation loses none.
+        """Wait until there is a message, or a `nudge`; cancellation loses none.
 
         What was handed over cannot be cancelled away: Trio returns it first, and it is held here.
         """
@@ -258,11 +269,19 @@ class Mailbox:
             message = await self._receive.receive()
         finally:
             self._parked = self._handed = False
+        if message is NOTHING:
+            return
         if self._displaced:
             self._displaced = False
             self.owner.displaced(message, self.policy)
         else:
             self._held = message
+
+    def nudge(self) -> None:
+        """End a `wait` although there is no message. Cheaper than to cancel it."""
+        if self._parked and self._loop_waits():
+            self._parked = False
+            self._send.send_nowait(NOTHING)
 
     def _started(self, message: object) -> object:
         self.count -= 1

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from ._commands import Continue
+from ._mailbox import Received
 from ._reasons import CallbackName, TerminateReason
 
 
@@ -34,6 +35,10 @@ class Output(Protocol):
         Raises:
             Exception: it cannot be encoded; the handler ends with `Failed`.
         """
+        raise NotImplementedError
+
+    def next_data(self) -> Received:
+        """Take what the client has sent; asked only after the machine's ``offer``."""
         raise NotImplementedError
 
     def initialised(self) -> bool:

@@ -67,11 +67,13 @@ class Overflowed:
     """More came in than the handler takes.
 
     Args:
-        what: ``"mailbox"`` (full under ``Overflow.STOP``) or ``"body"`` (unread request body).
-        limit: the limit that was reached: messages for a mailbox, bytes for a body.
+        what: ``"mailbox"`` (full under ``Overflow.STOP``), ``"body"`` (unread request body) or
+            ``"rate"`` (a WebSocket's client was faster than ``max_rate``).
+        limit: the limit that was reached: messages for a mailbox, bytes for a body, messages or
+            bytes per second for a rate.
     """
 
-    what: Literal["mailbox", "body"]
+    what: Literal["mailbox", "body", "rate"]
     limit: int
 
 

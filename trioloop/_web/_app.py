@@ -13,6 +13,7 @@ from starlette.types import Lifespan, Receive, Scope, Send
 
 from .._core._errors import ResponseAborted
 from ._hub import Hub
+from ._limits import Limits
 from ._options import Factory
 from ._routes import HandlerRoute
 
@@ -25,29 +26,34 @@ class App(Starlette):
     Args:
         routes: `HandlerRoute` values, and any other routes of Starlette's.
         hub: the hub; a new one by default.
+        limits: of the new hub: how many handlers may be open, and which proxies are believed.
         middleware: Starlette's ``Middleware`` values.
         exception_handlers: as in Starlette.
         lifespan: your own lifespan; it runs inside of the hub's.
         debug: as in Starlette.
 
     Raises:
+        TypeError: both a hub and limits.
         ValueError: two handler routes were given the same name.
 
     Attributes:
         hub: where the handlers run.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - five of them are Starlette's
         self,
         routes: Sequence[BaseRoute] | None = None,
         *,
         hub: Hub | None = None,
+        limits: Limits | None = None,
         middleware: Sequence[Middleware] | None = None,
         exception_handlers: Mapping[Any, Callable[..., Any]] | None = None,
         lifespan: Lifespan[Any] | None = None,
         debug: bool = False,
     ) -> None:
-        self.hub: Hub = Hub() if hub is None else hub
+        if hub is not None and limits is not None:
+            raise TypeError("limits belong to the hub: Hub(limits=...)")
+        self.hub: Hub = Hub(limits=limits) if hub is None else hub
 
         @asynccontextmanager
         async def run_hub(app: Any) -> AsyncGenerator[Any]:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, final
 from .._core._commands import FlowCommand
 from .._wire import ServerSentEvent
 from ._headers import Headers, RawHeaders, raw_headers, with_defaults
+from ._websocket_commands import Accept, Close, Ping, Send
 
 _EMPTY_STATUS = frozenset({204, 205, 304})
 
@@ -142,7 +143,9 @@ class Chunk:
         object.__setattr__(self, "content", _encode("data", self.data))
 
 
-Command: TypeAlias = FlowCommand | Reply | StartResponse | Chunk | ServerSentEvent
+Command: TypeAlias = (
+    FlowCommand | Reply | StartResponse | Chunk | ServerSentEvent | Accept | Send | Close | Ping
+)
 """What a callback may return; when which is legal is one table, `trioloop._web._legality`."""
 
 Commands: TypeAlias = Command | Sequence[Command] | None

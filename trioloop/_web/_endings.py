@@ -1,4 +1,4 @@
-"""What the client sees when a handler ends: DESIGN's table of reasons, for HTTP.
+"""What the client sees when a handler ends: DESIGN's table of reasons.
 
 Law of this file: every terminate reason has a row; what the columns say is all that is done.
 """
@@ -6,9 +6,11 @@ Law of this file: every terminate reason has a row; what the columns say is all 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Final, assert_never
 
+from .._core._errors import MessageTooLarge, ProtocolViolation
 from .._core._reasons import (
     Completed,
     Crashed,
@@ -20,6 +22,7 @@ from .._core._reasons import (
     TerminateReason,
     TimedOut,
 )
+from .._wire import CloseCode
 
 
 class Farewell(enum.Enum):
@@ -39,35 +42,52 @@ class Ending:
 
     Args:
         status: the whole answer when the response has not started; `None` for none.
-        retry_after: whether that answer has a ``Retry-After``.
         farewell: how a response ends that has started.
+        close_code: with which an open WebSocket is closed; `None` when it is dropped.
+        retry_after: whether that answer has a ``Retry-After``.
     """
 
     status: int | None
     farewell: Farewell
+    close_code: int | None
     retry_after: bool = False
+
+
+_OVERFLOWS: Final[Mapping[str, Ending]] = {
+    "mailbox": Ending(503, Farewell.CUT, CloseCode.TRY_AGAIN_LATER, retry_after=True),
+    "body": Ending(413, Farewell.CUT, CloseCode.TOO_LARGE),  # RFC 9110, section 15.5.14
+    "rate": Ending(429, Farewell.CUT, CloseCode.POLICY_VIOLATION, retry_after=True),  # RFC 6585
+}
 
 
 def ending_for(reason: TerminateReason) -> Ending:
     """The row of a reason."""
     match reason:
-        case Completed():
-            return Ending(200, Farewell.CLEAN)  # HEAD: the headers of a response without a body
+        case Completed():  # HEAD: the headers of a response without a body
+            return Ending(200, Farewell.CLEAN, CloseCode.NORMAL)
         case Stopped() | TimedOut("mailbox"):
-            return Ending(204, Farewell.CLEAN)
-        case TimedOut():
-            return Ending(408, Farewell.CLEAN)  # RFC 9110, section 15.5.9
+            return Ending(204, Farewell.CLEAN, CloseCode.NORMAL)
+        case TimedOut():  # RFC 9110, section 15.5.9
+            return Ending(408, Farewell.CLEAN, CloseCode.NORMAL)
         case Crashed():
-            return Ending(500, Farewell.CUT)
-        case Overflowed("body"):
-            return Ending(413, Farewell.CUT)  # RFC 9110, section 15.5.14
-        case Overflowed():
-            return Ending(503, Farewell.CUT, retry_after=True)
+            return Ending(500, Farewell.CUT, CloseCode.INTERNAL_ERROR)
+        case Overflowed(what):
+            return _OVERFLOWS[what]
         case ShutDown():
-            return Ending(503, Farewell.CLEAN, retry_after=True)
-        case Failed():
-            return Ending(None, Farewell.CUT)
+            return Ending(503, Farewell.CLEAN, CloseCode.SERVICE_RESTART, retry_after=True)
+        case Failed(error):
+            return Ending(None, Farewell.CUT, _code_for(error))
         case Disconnected():
-            return Ending(None, Farewell.NONE)
+            return Ending(None, Farewell.NONE, None)
         case _:
             assert_never(reason)
+
+
+def _code_for(error: Exception) -> int | None:
+    match error:
+        case MessageTooLarge():
+            return CloseCode.TOO_LARGE
+        case ProtocolViolation(code=code):
+            return code
+        case _:
+            return None

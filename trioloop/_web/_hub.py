@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from functools import partial
+from random import Random
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketState
 
 from .._core._handler import Handler
-from .._core._hub import HubCore
+from .._core._hub import DeadLetterHook, HubCore
+from .._core._machine import Machine
 from ._headers import RawHeaders
-from ._options import Factory, check_options, check_overrides, make_handler
+from ._limits import Gate, Limits, Place
+from ._options import Factory, Recipe, check_options, check_overrides
 from ._routes import HandlerRoute
 from ._serving import SHUTDOWN_NOTICE, serve_call
 
@@ -30,12 +33,45 @@ class Hub(HubCore):
         dead_letter: called as ``dead_letter(ref, message, cause)`` with every message that was
             accepted and not handled; what it raises is logged.
         random: the source of jitter; tests give a seeded ``random.Random``.
+        limits: how many handlers may be open, and which proxies are believed.
 
     Attributes:
+        limits: as given.
         id: a string that is unique to this hub.
         random: the source of jitter.
         draining: whether the hub shuts down.
     """
+
+    def __init__(
+        self,
+        *,
+        dead_letter: DeadLetterHook | None = None,
+        random: Random | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(dead_letter=dead_letter, random=random)
+        self.gate: Gate = Gate(Limits() if limits is None else limits, self)
+        self._places: dict[Machine, Place] = {}
+
+    @property
+    def limits(self) -> Limits:
+        """How many handlers may be open, and which proxies are believed."""
+        return self.gate.limits
+
+    @property
+    def refused(self) -> int:
+        return self.gate.refused
+
+    def seat(self, machine: Machine, place: Place | None) -> None:
+        """Remember what a handler takes up, until it has ended."""
+        if place is not None:
+            self._places[machine] = place
+
+    def forget(self, machine: Machine) -> None:
+        super().forget(machine)
+        place = self._places.pop(machine, None)
+        if place is not None:
+            self.gate.leave(place)
 
     def lifespan(self, app: Any = None) -> AbstractAsyncContextManager[None]:
         """Run the hub.
@@ -98,19 +134,26 @@ class Hub(HubCore):
         """
         return HandlerResponse(self, handler)
 
-    async def run(self, handler: Handler[Any], connection: Request) -> None:
-        """Run a handler on a request that is being served, until it has ended.
+    async def run(self, handler: Handler[Any], connection: Request | WebSocket) -> None:
+        """Run a handler on a request or WebSocket that is being served, until it has ended.
 
         Args:
             handler: a new handler.
-            connection: Starlette's request, made with ``receive`` and ``send``.
+            connection: Starlette's request, made with ``receive`` and ``send``, or its WebSocket,
+                which is the handler's to accept.
 
         Raises:
             TypeError: no handler, or an option of the wrong type.
             ValueError: an impossible option.
+            RuntimeError: the WebSocket has been accepted already.
             ResponseAborted: the server shall cut the connection.
         """
-        receive: Receive = connection.receive
+        if (
+            isinstance(connection, WebSocket)
+            and connection.client_state is not WebSocketState.CONNECTING
+        ):
+            raise RuntimeError("the WebSocket is accepted; leave accept() to the handler's init")
+        receive: Receive = connection._receive  # noqa: SLF001 - WebSocket.receive is another thing
         send: Send = connection._send  # noqa: SLF001 - there is no other way to it
         await serve_call(self, ready(handler), connection.scope, receive, send)
 
@@ -122,7 +165,7 @@ class Hub(HubCore):
             self.drain_after(notice["wait"])
 
 
-def ready(handler: Handler[Any]) -> Callable[[], Handler[Any]]:
+def ready(handler: Handler[Any]) -> Recipe:
     """A factory of one handler that exists.
 
     Raises:
@@ -132,7 +175,7 @@ def ready(handler: Handler[Any]) -> Callable[[], Handler[Any]]:
     if not isinstance(handler, Handler):
         raise TypeError(f"a handler, not {handler!r}")
     check_options(handler, {})
-    return partial(make_handler, lambda: handler, {})
+    return Recipe(lambda: handler, {})
 
 
 class Endpoint:
@@ -141,7 +184,7 @@ class Endpoint:
     def __init__(self, hub: Hub, handler: Factory, overrides: Mapping[str, Any]) -> None:
         check_overrides(handler, overrides)
         self._hub = hub
-        self._make = partial(make_handler, handler, overrides)
+        self._make = Recipe(handler, overrides)
         self.__name__: str = getattr(handler, "__name__", type(handler).__name__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -56,6 +56,7 @@ class Link:
         "_released",
         "_room",
         "_send",
+        "_silence_due",
         "_starting",
         "_unread",
         "_write_due",
@@ -82,6 +83,7 @@ class Link:
         self._dropped = False  # it was too late
         self._released = False  # the call may return
         self._aborted = False
+        self._silence_due = math.inf  # when an open WebSocket's client has been silent too long
         self._alarm = math.inf  # when the handler wants to look at the clock
         self._finished = False
         self._farewell: trio.Event | None = None
@@ -123,15 +125,18 @@ class Link:
         while not machine.entered and machine.reason is None:
             await trio.lowlevel.checkpoint()  # until init can have begun to read: two at most
         while not self._released:
-            deadline = min(self._write_due, self._alarm)
+            deadline = min(self._write_due, self._alarm, self._silence_due)
             with trio.CancelScope(deadline=deadline) as self._listening:
                 while True:
                     if self._deaf:
                         await trio.sleep_forever()
-                    elif self._read_by_handler and self._unread >= self.max_body:
+                    elif self._is_full():
                         await self._wait_for_reader(machine)
                     else:
                         self._take(await self._receive(), machine)
+            if self._silence_due <= trio.current_time():
+                self._silence_due = math.inf
+                machine.end(TimedOut("client"))
             if self._alarm <= trio.current_time():
                 self._alarm = math.inf
                 machine.ring()
@@ -141,6 +146,10 @@ class Link:
                 machine.end(Failed(SendTimedOut(self.send_timeout)))
                 if not self._starting:  # see docs/design.md: returning then would break the server
                     return
+
+    def _is_full(self) -> bool:
+        """Whether nothing more is taken from the client before a callback has read."""
+        return self._read_by_handler and self._unread >= self.max_body
 
     def _wake(self) -> None:
         if self._listening is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 from starlette.requests import Request
@@ -37,6 +38,10 @@ class LoopHandler(Handler[MessageT]):
         send_timeout: seconds that one write may make no progress.
         terminate_timeout: seconds that an ``async def terminate`` may take.
         methods: the HTTP methods that are served, `None` for any; others get 405.
+        max_handlers: handlers of one route that may be open at a time; more get 503.
+        origins: web pages that may open it, such as ``("https://example.org",)``; `None` for those
+            of the same origin only. By default all: a browser keeps foreign pages from reading the
+            answer, unless CORS lets them.
         request: Starlette's request; its body can be read in any callback.
         ref: what others send to. Set before ``init``.
         hub: where the handler runs. Set before ``init``.
@@ -47,6 +52,8 @@ class LoopHandler(Handler[MessageT]):
     max_body: int = 2**20
     receive_timeout: float = 60.0
     methods: tuple[str, ...] | None = None
+    max_handlers: float = math.inf
+    origins: tuple[str, ...] | None = ("*",)
 
     request: Request
     hub: Hub

@@ -13,7 +13,11 @@ from typing import Any, Final, TypeAlias, cast
 from .._core._commands import check_seconds
 from .._core._handler import Handler
 from .._core._mailbox import check_mailbox
+from .._wire import Rate
 from ._event_stream_handler import EventStreamHandler
+from ._limits import check_count
+from ._origins import check_origins
+from ._websocket_handler import WebSocketHandler
 
 Factory: TypeAlias = Callable[[], Handler[Any]]
 """A handler class, or any callable that returns a handler."""
@@ -54,18 +58,30 @@ def _check_retry(name: str, value: object) -> None:
         raise ValueError(f"{name} must be None or milliseconds from 0, not {value!r}")
 
 
+def _check_rate(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Rate):
+        raise TypeError(f"{name} must be None or a Rate(...), not {value!r}")
+
+
 _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "idle_timeout": check_seconds,
     "receive_timeout": check_seconds,
     "send_timeout": check_seconds,
     "terminate_timeout": check_seconds,
     "max_body": _check_bytes,
+    "max_message_size": _check_bytes,
+    "max_rate": _check_rate,
+    "max_handlers": check_count,
+    "origins": check_origins,
     "methods": _check_methods,
     "keepalive": _check_keepalive,
     "retry": _check_retry,
     "mailbox_size": lambda name, value: None,  # together with overflow, below
     "overflow": lambda name, value: None,
 }
+
+_ALL_KINDS: Final[tuple[Any, ...]] = (EventStreamHandler, WebSocketHandler)
+"""What a factory may return, of which nothing is known before a request: all options are theirs."""
 
 _RESERVED: Final = frozenset({"ref", "hub", "request", "nursery", "last_event_id"})
 
@@ -84,12 +100,13 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
         )
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Handler)):
         raise TypeError(f"a handler class or a callable that returns a handler, not {factory!r}")
-    owner = cast("Any", factory) if isinstance(factory, type) else EventStreamHandler
+    owners = (cast("Any", factory),) if isinstance(factory, type) else _ALL_KINDS
     for name in overrides:
-        if not _is_option(owner, name):
-            known = ", ".join(sorted(option for option in _CHECKS if hasattr(owner, option)))
-            raise TypeError(f"{owner.__name__} has no option {name!r}; it has {known}")
-    check_options(owner, overrides)
+        if not any(_is_option(owner, name) for owner in owners):
+            known = sorted(o for o in _CHECKS if any(hasattr(owner, o) for owner in owners))
+            who = getattr(cast("object", factory), "__name__", "this handler")
+            raise TypeError(f"{who} has no option {name!r}; it has {', '.join(known)}")
+    check_options(owners[0], overrides)
 
 
 def _is_option(owner: Any, name: str) -> bool:
@@ -130,3 +147,26 @@ def make_handler(factory: Factory, overrides: Mapping[str, Any]) -> Handler[Any]
     if not isinstance(factory, type):
         check_options(handler, {})
     return handler
+
+
+class Recipe:
+    """How a route makes its handlers, and what it has to know before it does.
+
+    Args:
+        factory: a handler class, or a callable that returns a handler.
+        overrides: the handler's options for this route.
+
+    Attributes:
+        max_handlers: handlers of this route that may be open at a time.
+    """
+
+    __slots__ = ("_factory", "_overrides", "max_handlers")
+
+    def __init__(self, factory: Factory, overrides: Mapping[str, Any]) -> None:
+        self._factory = factory
+        self._overrides = overrides
+        own: float = getattr(factory, "max_handlers", math.inf)
+        self.max_handlers: float = overrides.get("max_handlers", own)
+
+    def __call__(self) -> Handler[Any]:
+        return make_handler(self._factory, self._overrides)

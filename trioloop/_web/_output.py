@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import trio
 
 from .._core._commands import Continue
+from .._core._mailbox import Received
 from .._core._reasons import CallbackName, Failed, ShutDown, TerminateReason
 from .._wire import LIFE, ResponseState, ResponseStep, ServerSentEvent, encode_event
 from ._commands import Chunk, Reply, StartResponse
@@ -104,6 +105,9 @@ class HTTPOutput:
             case Chunk():
                 self._add_data(legal.content)
         return False
+
+    def next_data(self) -> Received:
+        raise NotImplementedError("a request's body is read, not received")
 
     def initialised(self) -> bool:
         return self._head

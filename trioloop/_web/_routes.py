@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .._core._errors import HubNotRunning
-from ._options import Factory, check_overrides, make_handler
+from ._options import Factory, Recipe, check_overrides
 from ._serving import serve_call
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class HandlerRoute(Route):
             raise ValueError(f"a path starts with '/', unlike {path!r}")
         self.hub: Hub | None = None
         self.was_named: bool = name is not None
-        self._make = partial(make_handler, handler, overrides)
+        self._make = Recipe(handler, overrides)
         name = name or getattr(handler, "__name__", type(handler).__name__)
         try:
             super().__init__(path, self._serve, name=name)

@@ -1,7 +1,10 @@
-"""The life of an HTTP response, as a table.
+"""The life of an HTTP response, and of a WebSocket, as a table.
 
 Law of this file: a response moves along an arrow of `LIFE` or not at all. Whoever writes
 responses asks the table; nobody keeps flags of their own.
+
+A WebSocket has the same life in other words: refused instead of replied, accepted instead of
+started, and ended by a close frame (RFC 6455, sections 4.2.2 and 7).
 """
 
 from __future__ import annotations

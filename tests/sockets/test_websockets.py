@@ -1,0 +1,487 @@
+"""The WebSocket column of what a client sees, on real sockets under Hypercorn's own Trio worker."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+import trio.testing
+import trio_websocket
+from support.sockets import MORE_THAN_BUFFERS, Watch, serving
+from support.websockets import (
+    ACCEPT,
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    RawWebSocket,
+    close_frame,
+    frame,
+    raw_websocket,
+)
+
+from trioloop import (
+    Accept,
+    BadReturn,
+    Close,
+    Completed,
+    Continue,
+    Crashed,
+    Disconnected,
+    Failed,
+    MessageTooLarge,
+    Overflowed,
+    Reply,
+    Send,
+    SendTimedOut,
+    ShutDown,
+    Stop,
+    Stopped,
+    TimedOut,
+    WebSocketHandler,
+)
+
+
+def echo(watch: Watch, **attributes):
+    """A handler that echoes, carries out commands that are sent to it, and tells the watch."""
+
+    class Echo(WebSocketHandler):
+        terminate = watch.ended
+
+        def init(self, request):
+            watch.started(self)
+
+        def receive(self, data):
+            return Send(data)
+
+    for name, value in attributes.items():
+        setattr(Echo, name, value)
+    return Echo
+
+
+async def living_tasks() -> int:
+    """How many tasks there are, now that nobody is just about to start or end one."""
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@asynccontextmanager
+async def trio_client(server, **options):
+    """A client of trio-websocket, which leaves its socket open after a remote close."""
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    async with stream, trio.open_nursery() as nursery:
+        websocket = await trio_websocket.wrap_client_stream(
+            nursery, stream, "127.0.0.1", "/", **options
+        )
+        async with websocket:
+            yield websocket
+
+
+# -- with a client of somebody else's --------------------------------------------------------------
+
+
+async def test_trio_websocket_speaks_with_it():
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _):
+        async with trio_client(server) as websocket:
+            for data in ("text", b"bytes", "", "\u20ac" * 50_000):
+                await websocket.send_message(data)
+                assert await websocket.get_message() == data
+            ref = await watch.ref()
+            ref.send_nowait([Send("one"), Send(b"two")])
+            assert await websocket.get_message() == "one"
+            assert await websocket.get_message() == b"two"
+        assert await watch.reason() == Disconnected(None, "")
+
+
+async def test_trio_websocket_sees_our_close():
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _):
+        async with trio_client(server) as websocket:
+            (await watch.ref()).send_nowait([Send("bye"), Close(4001, "kicked")])
+            assert await websocket.get_message() == "bye"
+            with pytest.raises(trio_websocket.ConnectionClosed) as closed:
+                await websocket.get_message()
+            assert (closed.value.reason.code, closed.value.reason.reason) == (4001, "kicked")
+        assert await watch.reason() == Stopped()
+
+
+async def test_trio_websocket_gets_its_subprotocol_and_headers():
+    watch = Watch()
+
+    def init(self, request):
+        return Accept("chat", {"x-room": "7"})
+
+    async with (
+        serving(echo(watch, init=init)) as (server, _),
+        trio_client(server, subprotocols=["other", "chat"]) as websocket,
+    ):
+        assert websocket.subprotocol == "chat"
+        assert (b"x-room", b"7") in websocket.handshake_headers
+
+
+async def test_trio_websocket_sees_a_refusal():
+    watch = Watch()
+
+    def init(self, request):
+        return Reply(401, "who?", {"x-why": "because"})
+
+    async with serving(echo(watch, init=init)) as (server, _):
+        with pytest.RaisesGroup(trio_websocket.ConnectionRejected) as group:
+            async with trio_client(server):
+                pass
+        [refused] = group.value.exceptions
+        assert refused.status_code == 401
+        assert (b"x-why", b"because") in refused.headers
+        assert await watch.reason() == Completed()
+
+
+# -- the handshake ---------------------------------------------------------------------------------
+
+
+async def test_the_answer_to_the_handshake_is_right():
+    """RFC 6455, section 1.3."""
+    async with serving(echo(Watch())) as (server, _), raw_websocket(server.port) as websocket:
+        assert f"sec-websocket-accept: {ACCEPT}".encode() in websocket.head.lower().replace(
+            ACCEPT.lower().encode(), ACCEPT.encode()
+        )
+
+
+async def test_a_request_that_is_no_websocket_gets_426():
+    async with serving(echo(Watch())) as (server, _), server.client() as client:
+        await client.request()
+        answer = await client.answer()
+        assert (answer.status, answer.headers["upgrade"]) == (426, "websocket")
+
+
+BAD_ACCEPTS = {
+    "unoffered": Accept("other"),
+    "pseudo header": Accept(headers={":status": "200"}),
+    "line break": Accept(headers={"x": "a\r\nb: c"}),
+    "its own": Accept(headers={"Sec-WebSocket-Protocol": "chat"}),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ACCEPTS)
+async def test_an_accept_that_cannot_be_sent_harms_nobody(name):
+    watch = Watch()
+    async with serving(echo(watch, init=lambda self, request: BAD_ACCEPTS[name])) as (server, _):
+        async with server.client() as client:
+            websocket = RawWebSocket(client)
+            assert await websocket.open(headers=[("sec-websocket-protocol", "chat")]) == 500
+        reason = await watch.reason()
+        assert isinstance(reason, Crashed)
+        assert isinstance(reason.error, BadReturn)
+        async with server.client() as client:
+            await client.request(path="/alive")
+            assert (await client.answer()).body == b"alive"
+        assert not any("Traceback" in line for line in server.errors.all)
+
+
+def fail(*args):
+    raise ValueError("planned")
+
+
+async def test_a_crash_in_init_is_500():
+    watch = Watch()
+    async with serving(echo(watch, init=fail)) as (server, _), server.client() as client:
+        assert await RawWebSocket(client).open() == 500
+        assert isinstance(await watch.reason(), Crashed)
+
+
+# -- what ends it ----------------------------------------------------------------------------------
+
+
+async def act_crash(ref, websocket):
+    await websocket.send(frame(TEXT, b"crash"))
+
+
+async def act_bad_return(ref, websocket):
+    await websocket.send(frame(TEXT, b"bad"))
+
+
+async def act_command(ref, command):
+    ref.send_nowait(command)
+
+
+async def act_fill(ref, websocket):
+    while ref.send_nowait(Continue()):
+        pass
+
+
+async def act_stop(ref, websocket):
+    ref.stop()
+
+
+class Obedient(WebSocketHandler):
+    mailbox_size = 3
+
+    def receive(self, data):
+        return "text" if data == "bad" else fail() if data == "crash" else Send(data)
+
+
+ENDINGS = {
+    "Close": (lambda ref, ws: act_command(ref, Close(4001, "x")), Stopped, 4001),
+    "Stop": (lambda ref, ws: act_command(ref, Stop()), Stopped, 1000),
+    "timed out": (lambda ref, ws: act_command(ref, Stop(TimedOut())), TimedOut, 1000),
+    "crash": (act_crash, Crashed, 1011),
+    "bad return": (act_bad_return, Crashed, 1011),
+    "refused message": (lambda ref, ws: act_command(ref, "no command"), Crashed, 1011),
+    "overflow": (act_fill, Overflowed, 1013),
+    "stop": (act_stop, ShutDown, 1012),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_the_client_sees_the_close_code_of_the_reason(name):
+    act, reason, code = ENDINGS[name]
+    watch = Watch()
+
+    class Handler(Obedient):
+        terminate = watch.ended
+
+        def init(self, request):
+            watch.started(self)
+
+    async with serving(Handler) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            await act(await watch.ref(), websocket)
+            frames = await websocket.until_close()
+            assert [one.opcode for one in frames] == [CLOSE]
+            assert frames[0].code == code
+            await websocket.send(close_frame(code))
+            assert await websocket.next() is None
+        assert type(await watch.reason()) is reason
+        assert not any("Traceback" in line for line in server.errors.all)
+
+
+async def test_the_idle_time_ends_it_with_1000():
+    watch = Watch()
+    async with serving(echo(watch), idle_timeout=0.1) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            assert (await websocket.until_close())[-1].code == 1000
+        assert await watch.reason() == TimedOut("mailbox")
+
+
+async def test_a_silent_client_ends_it_with_1000():
+    watch = Watch()
+    async with serving(echo(watch), receive_timeout=0.1) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            assert (await websocket.until_close())[-1].code == 1000
+        assert await watch.reason() == TimedOut("client")
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+async def test_a_message_that_is_too_large_ends_it_with_1009(fragments):
+    watch = Watch()
+    async with serving(echo(watch), max_message_size=100) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            parts = [b"x" * 40] * fragments if fragments > 1 else [b"x" * 101]
+            opcodes = [TEXT] + [CONTINUATION] * (len(parts) - 1)
+            frames = [
+                frame(opcode, part, final=place == len(parts) - 1)
+                for place, (opcode, part) in enumerate(zip(opcodes, parts, strict=True))
+            ]
+            await websocket.send(*frames)
+            assert (await websocket.until_close())[-1].code == 1009
+        reason = await watch.reason()
+        assert isinstance(reason, Failed)
+        assert isinstance(reason.error, MessageTooLarge)
+
+
+async def test_fragments_are_one_message_and_control_frames_may_come_between():
+    """RFC 6455, section 5.4."""
+    async with serving(echo(Watch())) as (server, _), raw_websocket(server.port) as websocket:
+        await websocket.send(
+            frame(TEXT, b"one ", final=False),
+            frame(PING, b"?"),
+            frame(CONTINUATION, b"two", final=True),
+        )
+        frames = [await websocket.next(), await websocket.next()]
+        assert frames == [Frame(PONG, b"?"), Frame(TEXT, b"one two")]
+
+
+async def test_bytes_stay_bytes():
+    async with serving(echo(Watch())) as (server, _), raw_websocket(server.port) as websocket:
+        await websocket.send(frame(BINARY, b"\xff\x00"))
+        assert await websocket.next() == Frame(BINARY, b"\xff\x00")
+
+
+# -- the client goes -------------------------------------------------------------------------------
+
+
+async def leave_cleanly(websocket):
+    await websocket.send(close_frame(1000))
+    assert (await websocket.until_close())[-1].code == 1000
+
+
+async def leave_with_a_code(websocket):
+    await websocket.send(close_frame(4000, b"bye"))
+    assert (await websocket.until_close())[-1].code == 4000
+
+
+async def leave_without_a_code(websocket):
+    await websocket.send(close_frame())
+
+
+async def leave_by_closing(websocket):
+    websocket.connection.close()
+
+
+async def leave_by_reset(websocket):
+    websocket.connection.reset()
+
+
+async def leave_by_half(websocket):
+    await websocket.connection.half_close()
+
+
+LEAVES = {
+    "close 1000": leave_cleanly,
+    "close 4000": leave_with_a_code,
+    "close without a code": leave_without_a_code,
+    "FIN": leave_by_closing,
+    "RST": leave_by_reset,
+    "half": leave_by_half,
+}
+
+
+@pytest.mark.parametrize("how", LEAVES)
+async def test_a_client_that_leaves_is_a_disconnect_whose_code_the_stock_worker_hides(how):
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _), raw_websocket(server.port) as websocket:
+        await LEAVES[how](websocket)
+        assert await watch.reason() == Disconnected(None, "")
+
+
+VIOLATIONS = {
+    "unmasked": frame(TEXT, b"x", masked=False),
+    "opcode": frame(3, b"x"),
+    "long control frame": frame(PING, b"x" * 126),
+    "fragmented control frame": frame(PING, b"x", final=False),
+    "continuation of nothing": frame(CONTINUATION, b"x"),
+    "invalid UTF-8": frame(TEXT, b"\xff\xff"),
+    "close with one byte": frame(CLOSE, b"x"),
+    "close with a code that is none": close_frame(1005),
+    "reserved bit": b"\xf1\x80\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("name", VIOLATIONS)
+async def test_a_violation_of_the_protocol_is_a_plain_disconnect_on_the_stock_worker(name):
+    """RFC 6455, sections 5.1, 5.2, 5.4, 5.5 and 8.1; `trioloop.ProtocolViolation` elsewhere."""
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            await websocket.send(VIOLATIONS[name])
+            reason = await watch.reason()
+            assert reason == Disconnected(None, "")
+        async with server.client() as client:
+            await client.request(path="/alive")
+            assert (await client.answer()).body == b"alive"
+
+
+# -- slow clients ----------------------------------------------------------------------------------
+
+
+async def test_a_client_that_stops_reading_is_given_up_and_nothing_is_left_behind():
+    watch = Watch()
+    async with serving(echo(watch), send_timeout=0.5) as (server, _):
+        before = await living_tasks()
+        async with raw_websocket(server.port, receive_buffer=4096):
+            (await watch.ref()).send_nowait(Send(b"x" * MORE_THAN_BUFFERS))
+            reason = await watch.reason()
+            assert isinstance(reason, Failed)
+            assert isinstance(reason.error, SendTimedOut)
+            while await living_tasks() > before:
+                pass
+
+
+async def test_a_client_that_floods_and_does_not_read_is_given_up_too():
+    watch = Watch()
+    async with serving(echo(watch), send_timeout=0.5) as (server, _):
+        before = await living_tasks()
+        async with (
+            raw_websocket(server.port, receive_buffer=4096) as websocket,
+            trio.open_nursery() as nursery,
+        ):
+
+            @nursery.start_soon
+            async def flood():
+                with suppress(trio.BrokenResourceError):
+                    while True:
+                        await websocket.send(frame(BINARY, b"x" * 2**16))
+
+            reason = await watch.reason()
+            assert isinstance(reason, Failed)
+            assert isinstance(reason.error, SendTimedOut)
+        while await living_tasks() > before:
+            pass
+
+
+async def test_a_handler_that_pauses_the_reading_slows_the_client_down():
+    watch = Watch()
+    received = []
+
+    def init(self, request):
+        watch.started(self)
+        return Continue(receive=False)
+
+    def receive(self, data):
+        received.append(len(data))
+
+    async with (
+        serving(echo(watch, init=init, receive=receive)) as (server, _),
+        raw_websocket(server.port) as websocket,
+    ):
+        ref = await watch.ref()
+        with trio.move_on_after(0.5) as patience:
+            for _ in range(2 * MORE_THAN_BUFFERS // 2**16):
+                await websocket.send(frame(BINARY, b"x" * 2**16))
+        assert patience.cancelled_caught
+        assert received == []
+        ref.send_nowait(Continue(receive=True))
+        ref.send_nowait(Close())
+        await watch.reason()
+
+
+async def test_a_handler_that_ends_while_the_client_floods_leaves_nothing_behind():
+    watch = Watch()
+
+    def receive(self, data):
+        return Close(4000)
+
+    async with serving(echo(watch, receive=receive)) as (server, _):
+        before = await living_tasks()
+        async with raw_websocket(server.port) as websocket:
+            await websocket.send(*[frame(TEXT, b"x")] * 1000)
+            assert (await websocket.until_close())[-1].code == 4000
+            assert await watch.reason() == Stopped()
+        while await living_tasks() > before:
+            pass
+
+
+async def test_a_client_that_never_answers_our_close_is_left_after_a_while():
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _), raw_websocket(server.port) as websocket:
+        (await watch.ref()).send_nowait(Close(4000))
+        assert (await websocket.until_close())[-1].code == 4000
+        assert await watch.reason() == Stopped()
+        assert await websocket.next() is None
+
+
+# -- shutdown --------------------------------------------------------------------------------------
+
+
+async def test_a_shutdown_without_notice_is_1012():
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _), raw_websocket(server.port) as websocket:
+        await watch.ref()
+        server.shut_down()
+        assert (await websocket.until_close())[-1].code == 1012
+        assert await watch.reason() == ShutDown()
+        await server.ended.wait()

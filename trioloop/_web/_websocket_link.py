@@ -1,0 +1,235 @@
+"""The link of a WebSocket: what the client sends, one message ahead and no more.
+
+Laws of this file:
+
+* A message that the handler has not started stops the reading, so that a client is never faster
+  than its handler. Until then the link knows of nothing that comes behind it, a disconnect included.
+* The client's silence counts only while it is listened to: neither while its message waits, nor
+  while the handler has paused the reading.
+* After our close frame the link waits for the client's, so that the frame is not lost with the
+  connection (RFC 6455, section 7.1.1), but not for long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from starlette.types import Message, Receive, Scope, Send
+
+from .._core._errors import MessageTooLarge, ProtocolViolation
+from .._core._mailbox import NOTHING
+from .._core._reasons import Disconnected, Failed, Overflowed
+from .._wire import CloseCode, Rate, TokenBucket, utf8_size_exceeds
+from ._link import Link
+
+if TYPE_CHECKING:
+    from .._core._machine import Machine
+
+LINGER_SECONDS: Final = 2.0
+"""How long the client may take to answer our close frame with its own."""
+UNHEARD_SECONDS: Final = 0.1
+"""How long a server may take to note that a connection is to be closed to which it cannot write."""
+DRAIN_SECONDS: Final = 60.0
+"""How long a server may take to say that a connection is gone from which nobody reads any more."""
+
+WEBSOCKET_EXTENSION: Final = "trioloop.websocket"
+"""The scope extension of a server that can do more for WebSockets than ASGI says.
+
+It takes ``websocket.ping`` with ``bytes``, tells ``websocket.pong``, finds ``max_message_size`` (bytes)
+in ``websocket.accept``, and says in ``websocket.disconnect`` what went wrong: ``violation`` is a
+sentence when the client broke the protocol, and ``code`` is then the one it was closed with.
+"""
+
+
+class WebSocketLink(Link):
+    """One WebSocket's way to its client and back.
+
+    Args:
+        scope: the ASGI scope.
+        receive: the server's ``receive``, which has given ``websocket.connect``.
+        send: the server's ``send``.
+    """
+
+    __slots__ = (
+        "_accepting",
+        "_data",
+        "_open",
+        "_paused",
+        "_rate",
+        "max_message_size",
+        "speaks_ping",
+        "watches_silence",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(scope, receive, send)
+        extensions: Mapping[str, Any] = scope.get("extensions") or {}
+        self.speaks_ping: bool = WEBSOCKET_EXTENSION in extensions
+        self.watches_silence: bool = self.speaks_ping  # pongs are hidden elsewhere
+        self.max_message_size: float = math.inf
+        self._data: object = NOTHING  # the message that waits for the handler
+        self._paused = False
+        self._rate: _Meter | None = None
+        self._accepting = False  # the message that is being written accepts
+        self._open = False  # accepted
+
+    # -- the ASGI call ---------------------------------------------------------------------------
+
+    async def _listen(self, machine: Machine) -> None:
+        await super()._listen(machine)
+        if self._dropped:
+            await self._close_unheard(machine)
+        elif self._open and not (self._aborted or self._deaf):
+            with trio.move_on_after(LINGER_SECONDS):
+                await self._drain()
+
+    async def _close_unheard(self, machine: Machine) -> None:
+        """Have a server give up a connection to which nothing can be written.
+
+        Hypercorn writes a close frame when the call returns, which would wait behind the write that
+        is stuck, unless it has been told to close before. And it has to get rid of what the client
+        has sent before it goes on to close.
+        """
+        machine.hub.run_in_background(self._drain_quietly)
+        with suppress(Exception), trio.move_on_after(UNHEARD_SECONDS):
+            await self._send({"type": "websocket.close", "code": CloseCode.INTERNAL_ERROR})
+
+    async def _drain_quietly(self) -> None:
+        with suppress(Exception), trio.move_on_after(DRAIN_SECONDS):
+            await self._drain()
+
+    async def _drain(self) -> None:
+        while (await self._receive())["type"] != "websocket.disconnect":
+            pass
+
+    def _is_full(self) -> bool:
+        return self._data is not NOTHING
+
+    async def _wait_for_reader(self, machine: Machine) -> None:
+        self._room = trio.Event()
+        await self._room.wait()
+
+    def _take(self, message: Message, machine: Machine) -> None:
+        if message["type"] == "websocket.receive":
+            self._take_data(message, machine)
+        elif message["type"] == "websocket.disconnect":
+            self._deaf = True
+            if not self._completing:  # servers say it after our own close, too
+                machine.end(_why_gone(message, self.max_message_size))
+        self._listen_for_silence()
+
+    def _take_data(self, message: Message, machine: Machine) -> None:
+        text = message.get("text")
+        data = (message.get("bytes") or b"") if text is None else text
+        if machine.reason is not None:
+            return
+        if _is_too_large(data, self.max_message_size):
+            machine.end(Failed(MessageTooLarge(self.max_message_size)))
+            return
+        exceeded = None if self._rate is None else self._rate.exceeded_by(data)
+        if exceeded is not None:
+            machine.end(Overflowed("rate", exceeded))
+            return
+        self._data = data
+        if not self._paused:
+            machine.offer()
+
+    def limit_rate(self, rate: Rate) -> None:
+        """Let the client send no faster than this, from now on."""
+        self._rate = _Meter(rate, trio.current_time())
+
+    def _listen_for_silence(self) -> None:
+        """The client has just been heard, or is listened to again."""
+        due = math.inf
+        if self.watches_silence and self._open and not (self._is_full() or self._paused):
+            due = trio.current_time() + self.receive_timeout
+            if self._listening is not None and due < self._listening.deadline:
+                self._listening.deadline = due
+        self._silence_due = due
+
+    # -- the handler's side ----------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        """Whether the server has said that the connection is gone."""
+        return self._deaf
+
+    def take_data(self) -> object:
+        """What the client has sent: the handler starts with it now, and the link reads on."""
+        assert self._machine is not None
+        self._machine.data_ready = False
+        data, self._data = self._data, NOTHING
+        if self._room is not None:
+            self._room.set()
+        self._listen_for_silence()
+        return data
+
+    def regulate(self, *, receive: bool | None, receive_timeout: float | None) -> None:
+        """Pause or resume the reading, or change how long the client may be silent from now on."""
+        if receive is not None:
+            self._paused = not receive
+            if self._machine is not None and self._is_full():
+                self._machine.data_ready = receive
+        if receive_timeout is not None:
+            self.receive_timeout = receive_timeout
+            self.watches_silence = True
+        self._listen_for_silence()
+
+    def write(self, message: Message, now: float) -> Awaitable[None]:
+        sending = super().write(message, now)
+        kind = message["type"]
+        # The head of a refusal goes out with its body: see docs/design.md for what returning would do.
+        self._starting = kind == "websocket.http.response.body"
+        self._completing = self._starting or kind == "websocket.close"
+        self._accepting = kind == "websocket.accept"
+        return sending
+
+    def written(self) -> None:
+        super().written()
+        if self._accepting:
+            self._accepting, self._open = False, True
+            self._listen_for_silence()
+
+    def finished(self) -> None:
+        super().finished()
+        self._data = NOTHING  # nobody will handle it: what else comes is dropped, too
+        if self._room is not None:
+            self._room.set()
+
+
+class _Meter:
+    """Measures one client against a `Rate`."""
+
+    __slots__ = ("_bytes", "_messages", "_rate")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._messages = TokenBucket(rate.messages, rate.burst, now)
+        self._bytes = TokenBucket(rate.bytes, rate.burst, now)
+
+    def exceeded_by(self, data: str | bytes) -> int | None:
+        """The rate, per second, that this message exceeds; `None` for none."""
+        now = trio.current_time()
+        if not self._messages.take(1, now):
+            return int(self._rate.messages)
+        size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+        return None if self._bytes.take(size, now) else int(self._rate.bytes)
+
+
+def _why_gone(message: Message, limit: float) -> Disconnected | Failed:
+    code: int | None = message.get("code")
+    if "violation" in message and code is not None:
+        if code == CloseCode.TOO_LARGE:
+            return Failed(MessageTooLarge(limit))
+        return Failed(ProtocolViolation(code, message["violation"]))
+    if code is None or code == CloseCode.ABNORMAL:  # "no close frame was seen", or not passed on
+        return Disconnected()
+    return Disconnected(code, message.get("reason") or "")
+
+
+def _is_too_large(data: str | bytes, limit: float) -> bool:
+    return utf8_size_exceeds(data, limit) if isinstance(data, str) else len(data) > limit
