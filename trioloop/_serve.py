@@ -36,7 +36,7 @@ import hypercorn.run
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets, SocketTypeError
-from hypercorn.trio.run import worker_serve
+from hypercorn.trio.run import worker_serve as stock_worker_serve
 from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.utils import (
     LifespanFailureError,
@@ -46,11 +46,15 @@ from hypercorn.utils import (
     write_pid_file,
 )
 
+from .server._versions import find_misfit
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
     from types import FrameType
 
 SHUTDOWN_EXTENSION: Final = "trioloop.shutdown"
+OWN_WORKER: Final = "trioloop"
+STOCK_WORKER: Final = "stock"
 
 # Any: an application fits whichever TypedDicts it uses for scopes and events.
 Application: TypeAlias = "Callable[[Any, Any, Any], Awaitable[None]]"
@@ -105,8 +109,9 @@ async def _serve_telling(
 ) -> None:
     draining = trio.Event()
     lifespan = _Lifespan(app)
+    worker = await _choose_worker(config)
     with lifespan.server:
-        await worker_serve(
+        await worker(
             ASGIWrapper(_told(app, lifespan.run, draining)),
             config,
             sockets=sockets,
@@ -115,6 +120,22 @@ async def _serve_telling(
         )
     if lifespan.failure is not None:
         raise lifespan.failure
+
+
+async def _choose_worker(config: Config) -> Callable[..., Awaitable[None]]:
+    """Find the worker: this package's, or Hypercorn's own where that is asked for or needed."""
+    if getattr(config, "worker", OWN_WORKER) == STOCK_WORKER:
+        return stock_worker_serve
+    misfit = find_misfit()
+    if misfit is not None:
+        await config.log.warning(
+            "trioloop's worker does not fit (%s): Hypercorn's own serves, slower and less safe",
+            misfit,
+        )
+        return stock_worker_serve
+    from .server._worker import worker_serve
+
+    return worker_serve
 
 
 def _told(app: Application, lifespan: Application, draining: trio.Event) -> Application:

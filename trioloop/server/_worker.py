@@ -88,7 +88,7 @@ class Worker:
         self._config = config
         self._connections: set[Connection] = set()
         self._context: WorkerContext | None = None
-        self._wait_for_shutdown = wait_for_shutdown
+        self.wait_for_shutdown = wait_for_shutdown
         self._hosts = frozenset(name.encode() for name in config.server_names)
         self._headers: Headers = []
         self._headers_second = 0
@@ -147,7 +147,7 @@ class Worker:
             server=parse_socket_addr(sock.family, sock.getsockname()),
             root_path=self._config.root_path,
             state=state,
-            wait_for_shutdown=self._wait_for_shutdown,
+            wait_for_shutdown=self.wait_for_shutdown,
         )
         transport = _transport(stream)
         if len(self._connections) >= self.settings.max_connections:
