@@ -109,11 +109,17 @@ async def _serve_telling(
 ) -> None:
     draining = trio.Event()
     lifespan = _Lifespan(app)
-    worker = await _choose_worker(config)
+    lifespan_app = _told(app, lifespan.run, draining)
+    serve_here: Callable[..., Awaitable[None]]
+    if await _own_worker_fits(config):
+        from .server._worker import worker_serve
+
+        serve_here = partial(worker_serve, app, lifespan=lifespan_app, notice=draining)
+    else:
+        serve_here = partial(stock_worker_serve, ASGIWrapper(lifespan_app))
     with lifespan.server:
-        await worker(
-            ASGIWrapper(_told(app, lifespan.run, draining)),
-            config,
+        await serve_here(
+            config=config,
             sockets=sockets,
             shutdown_trigger=_noting(trigger, draining),
             task_status=task_status,
@@ -122,20 +128,17 @@ async def _serve_telling(
         raise lifespan.failure
 
 
-async def _choose_worker(config: Config) -> Callable[..., Awaitable[None]]:
-    """Find the worker: this package's, or Hypercorn's own where that is asked for or needed."""
+async def _own_worker_fits(config: Config) -> bool:
+    """Whether this package's worker serves: not where the stock one is asked for, or needed."""
     if getattr(config, "worker", OWN_WORKER) == STOCK_WORKER:
-        return stock_worker_serve
+        return False
     misfit = find_misfit()
     if misfit is not None:
         await config.log.warning(
             "trioloop's worker does not fit (%s): Hypercorn's own serves, slower and less safe",
             misfit,
         )
-        return stock_worker_serve
-    from .server._worker import worker_serve
-
-    return worker_serve
+    return misfit is None
 
 
 def _told(app: Application, lifespan: Application, draining: trio.Event) -> Application:

@@ -131,6 +131,8 @@ class Connection:
         end = self._find_head()
         if end >= 0:  # pipelined: others shall have their turn, too
             await trio.lowlevel.checkpoint()
+            if self.worker.draining:
+                return None
         else:
             end = await self._wait_for_head()
         if end < 0:

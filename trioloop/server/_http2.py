@@ -24,6 +24,7 @@ import h2.events
 import h2.exceptions
 import h2.settings
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Request, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
@@ -58,7 +59,6 @@ STREAM_WINDOW: Final = 65_535
 
 async def serve_http2(  # noqa: PLR0913 - what Hypercorn's connection takes, and two more
     worker: Worker,
-    app: AppWrapper,
     config: Config,
     context: WorkerContext,
     state: dict[str, Any],
@@ -69,7 +69,6 @@ async def serve_http2(  # noqa: PLR0913 - what Hypercorn's connection takes, and
 
     Args:
         worker: this package's.
-        app: Hypercorn's wrapper of the application.
         config: Hypercorn's configuration.
         context: Hypercorn's.
         state: the lifespan's state.
@@ -78,7 +77,7 @@ async def serve_http2(  # noqa: PLR0913 - what Hypercorn's connection takes, and
     """
     own = copy.copy(config)
     own.keep_alive_max_requests = 2**31  # it says good-bye too early: later responses get lost
-    await _Server(worker, app, own, context, ConnectionState(state), stream).serve(first)
+    await _Server(worker, ASGIWrapper(worker.app), own, context, ConnectionState(state), stream).serve(first)
 
 
 class _Server(TCPServer):
@@ -365,9 +364,7 @@ class _Call:
     ) -> Callable[[Any], Awaitable[None]]:
         """Start the application; returns where `HTTPStream` puts its events."""
         scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
-        wait = self._protocol.worker.wait_for_shutdown
-        if wait is not None:
-            scope["extensions"][SHUTDOWN] = {"wait": wait}
+        scope["extensions"][SHUTDOWN] = {"wait": self._protocol.worker.wait_for_shutdown()}
         self._protocol.calls += 1
         self._protocol.task_group.spawn(self._run, app, scope, send)
         return self.put

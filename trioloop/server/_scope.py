@@ -63,7 +63,7 @@ class Surroundings:
         server: the server's.
         root_path: ASGI's ``root_path``.
         state: the lifespan's state, copied for each scope.
-        wait_for_shutdown: the ``wait`` of ``trioloop.shutdown``, if the server tells of it.
+        wait_for_shutdown: the ``wait`` of ``trioloop.shutdown``.
     """
 
     __slots__ = ("client", "root_path", "server", "state", "tls", "wait_for_shutdown")
@@ -76,14 +76,14 @@ class Surroundings:
         server: Address,
         root_path: str,
         state: dict[str, Any],
-        wait_for_shutdown: Callable[[], Any] | None,
+        wait_for_shutdown: Callable[[], Any],
     ) -> None:
         self.tls: bool = tls
         self.client: Address = client
         self.server: Address = server
         self.root_path: str = root_path
         self.state: dict[str, Any] = state
-        self.wait_for_shutdown: Callable[[], Any] | None = wait_for_shutdown
+        self.wait_for_shutdown: Callable[[], Any] = wait_for_shutdown
 
 
 def http_scope(head: Head, around: Surroundings) -> Scope:
@@ -104,7 +104,7 @@ def http_scope(head: Head, around: Surroundings) -> Scope:
         "client": around.client,
         "server": around.server,
         "state": around.state.copy(),
-        "extensions": _common_extensions(around),
+        "extensions": {SHUTDOWN: {"wait": around.wait_for_shutdown}},
     }
 
 
@@ -118,9 +118,3 @@ def websocket_scope(head: Head, around: Surroundings, subprotocols: list[str]) -
     scope["extensions"]["websocket.http.response"] = {}
     scope["extensions"][WEBSOCKET] = {}
     return scope
-
-
-def _common_extensions(around: Surroundings) -> dict[str, Any]:
-    if around.wait_for_shutdown is None:
-        return {}
-    return {SHUTDOWN: {"wait": around.wait_for_shutdown}}

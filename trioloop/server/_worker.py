@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import hypercorn.trio.run
 import trio
@@ -36,24 +36,23 @@ from ._turns import Turns
 
 if TYPE_CHECKING:
     from hypercorn.config import Config, Sockets
-    from hypercorn.typing import AppWrapper
 
     from ._websocket import WebSocket
 
 SERVER: Final = b"trioloop"
 
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+Application: TypeAlias = "Callable[[Any, Any, Any], Awaitable[None]]"
+Stream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class Worker:
     """What the connections of one worker have in common.
 
     Args:
-        app: Hypercorn's wrapper of the application.
+        app: the application.
         config: Hypercorn's configuration.
         nursery: where what outlives a call runs.
-        wait_for_shutdown: an async function that returns when the server begins to drain, told to
-            applications; `None` where nobody knows.
+        notice: set when the server begins to drain.
 
     Attributes:
         app: the application, called with a scope, ``receive`` and ``send``.
@@ -66,29 +65,23 @@ class Worker:
         bodies: ... whose request's body is coming.
         pings: WebSockets, by the time of their next ping.
         pumps: WebSockets whose application is busy.
-        draining: whether the server goes down.
     """
 
     def __init__(
-        self,
-        app: AppWrapper,
-        config: Config,
-        nursery: trio.Nursery,
-        wait_for_shutdown: Callable[[], Awaitable[None]] | None,
+        self, app: Application, config: Config, nursery: trio.Nursery, notice: trio.Event
     ) -> None:
-        self.app: Callable[[Any, Any, Any], Awaitable[None]] = _plain(app)
+        self.app: Application = app
         self.settings: Settings = Settings.of(config)
         self.nursery: trio.Nursery = nursery
         self.log = config.log
         self.access: AccessLog = AccessLog(config.log)
         self.turns: Turns = Turns()
-        self.draining: bool = False
+        self._notice = notice
         self._clock = Clock()
-        self._wrapper = app
         self._config = config
         self._connections: set[Connection] = set()
         self._context: WorkerContext | None = None
-        self.wait_for_shutdown = wait_for_shutdown
+        self._wait = self.wait_for_shutdown()
         self._hosts = frozenset(name.encode() for name in config.server_names)
         self._headers: Headers = []
         self._headers_second = 0
@@ -106,6 +99,21 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._clock.run)
             nursery.start_soon(self.turns.run)
+            nursery.start_soon(self._drain)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server goes down."""
+        return self._notice.is_set()
+
+    def wait_for_shutdown(self) -> Callable[[], Awaitable[None]]:
+        """The ``wait`` of ``trioloop.shutdown``: a function, which a copied scope has in common."""
+        notice = self._notice
+
+        async def wait() -> None:
+            await notice.wait()
+
+        return wait
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -115,7 +123,7 @@ class Worker:
         """Serve one connection, from its beginning to its end."""
         if self._context is None:
             self._context = context
-            self.nursery.start_soon(self._wait_for_drain, context)
+            self.nursery.start_soon(self._note_the_end, context)
         try:
             await self._connect(context, state, stream)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -147,7 +155,7 @@ class Worker:
             server=parse_socket_addr(sock.family, sock.getsockname()),
             root_path=self._config.root_path,
             state=state,
-            wait_for_shutdown=self.wait_for_shutdown,
+            wait_for_shutdown=self._wait,
         )
         transport = _transport(stream)
         if len(self._connections) >= self.settings.max_connections:
@@ -165,7 +173,7 @@ class Worker:
     async def _speak_http2(
         self, context: WorkerContext, state: dict[str, Any], stream: Stream, first: bytes
     ) -> None:
-        await serve_http2(self, self._wrapper, self._config, context, state, stream, first)
+        await serve_http2(self, self._config, context, state, stream, first)
 
     async def _turn_away(self, transport: Transport) -> None:
         try:
@@ -177,9 +185,12 @@ class Worker:
 
     # -- the drain -------------------------------------------------------------------------------
 
-    async def _wait_for_drain(self, context: WorkerContext) -> None:
+    async def _note_the_end(self, context: WorkerContext) -> None:
         await context.terminated.wait()
-        self.draining = True
+        self._notice.set()
+
+    async def _drain(self) -> None:
+        await self._notice.wait()
         for connection in list(self._connections):
             connection.drain()
 
@@ -228,18 +239,6 @@ def _pump_seconds() -> float:
     return PUMP_SECONDS
 
 
-def _plain(app: AppWrapper) -> Callable[[Any, Any, Any], Awaitable[None]]:
-    """An application without Hypercorn's wrapper around it."""
-    if isinstance(app, ASGIWrapper):
-        plain: Callable[[Any, Any, Any], Awaitable[None]] = app.app  # type: ignore[assignment]
-        return plain
-
-    async def call(scope: Any, receive: Any, send: Any) -> None:
-        await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
-
-    return call
-
-
 def _transport(stream: Stream) -> Transport:
     if isinstance(stream, trio.SSLStream):
         return TLSTransport(stream)
@@ -249,30 +248,32 @@ def _transport(stream: Stream) -> Transport:
     return SocketTransport(sock)
 
 
-async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and one
-    app: AppWrapper,
+async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
+    app: Application,
     config: Config,
     *,
+    lifespan: Application,
+    notice: trio.Event,
     sockets: Sockets | None = None,
     shutdown_trigger: Callable[..., Awaitable[None]] | None = None,
-    wait_for_shutdown: Callable[[], Awaitable[None]] | None = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve with this package's connections, as ``hypercorn.trio.run.worker_serve`` would.
 
     Args:
-        app: Hypercorn's wrapper of an application.
+        app: what is called for requests and WebSockets.
         config: Hypercorn's configuration.
+        lifespan: what is called for the lifespan.
+        notice: set when the drain begins, before anybody else knows; or by Hypercorn's own reasons.
         sockets: listening sockets, instead of those that the configuration names.
         shutdown_trigger: the drain begins when it returns.
-        wait_for_shutdown: told to applications in ``trioloop.shutdown``.
         task_status: told the addresses.
 
     Source: ``hypercorn.trio.run.worker_serve``, of which it is a copy with one name bound anew.
     """
     config.set_statsd_logger_class(hypercorn.trio.run.StatsdLogger)
     async with trio.open_nursery() as nursery:
-        worker = Worker(app, config, nursery, wait_for_shutdown)
+        worker = Worker(app, config, nursery, notice)
 
         async def connect(_app: Any, _config: Any, context: Any, state: Any, stream: Any) -> None:
             await worker.connect(context, state, stream)
@@ -282,7 +283,7 @@ async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and one
         ours = FunctionType(theirs.__code__, names, theirs.__name__)
         nursery.start_soon(worker.run)
         await ours(
-            app,
+            ASGIWrapper(lifespan),  # type: ignore[arg-type] # it has its own kind of callable
             config,
             sockets=sockets,
             shutdown_trigger=shutdown_trigger,
