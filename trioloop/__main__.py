@@ -305,6 +305,13 @@ def _fill_processes(parser: argparse.ArgumentParser) -> None:
         "not tell the application of the shutdown",
     )
     setting(
+        "worker",
+        "--worker",
+        choices=("trioloop", "stock"),
+        help="whose connections serve HTTP/1.1 and WebSocket: trioloop's (default), or those of "
+        "the stock Hypercorn worker",
+    )
+    setting(
         "use_reloader",
         "--reload",
         action="store_true",

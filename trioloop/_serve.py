@@ -30,13 +30,14 @@ import traceback
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import hypercorn.run
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config, Sockets, SocketTypeError
-from hypercorn.trio.run import worker_serve
+from hypercorn.trio.run import worker_serve as stock_worker_serve
 from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.utils import (
     LifespanFailureError,
@@ -46,11 +47,17 @@ from hypercorn.utils import (
     write_pid_file,
 )
 
+from .server._processes import SERVING, Supervisor
+from .server._versions import find_misfit
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+    from multiprocessing.connection import Connection
     from types import FrameType
 
 SHUTDOWN_EXTENSION: Final = "trioloop.shutdown"
+OWN_WORKER: Final = "trioloop"
+STOCK_WORKER: Final = "stock"
 
 # Any: an application fits whichever TypedDicts it uses for scopes and events.
 Application: TypeAlias = "Callable[[Any, Any, Any], Awaitable[None]]"
@@ -105,16 +112,36 @@ async def _serve_telling(
 ) -> None:
     draining = trio.Event()
     lifespan = _Lifespan(app)
+    lifespan_app = _told(app, lifespan.run, draining)
+    serve_here: Callable[..., Awaitable[None]]
+    if await _own_worker_fits(config):
+        from .server._worker import worker_serve
+
+        serve_here = partial(worker_serve, app, lifespan=lifespan_app, notice=draining)
+    else:
+        serve_here = partial(stock_worker_serve, ASGIWrapper(lifespan_app))
     with lifespan.server:
-        await worker_serve(
-            ASGIWrapper(_told(app, lifespan.run, draining)),
-            config,
+        await serve_here(
+            config=config,
             sockets=sockets,
             shutdown_trigger=_noting(trigger, draining),
             task_status=task_status,
         )
     if lifespan.failure is not None:
         raise lifespan.failure
+
+
+async def _own_worker_fits(config: Config) -> bool:
+    """Whether this package's worker serves: not where the stock one is asked for, or needed."""
+    if getattr(config, "worker", OWN_WORKER) == STOCK_WORKER:
+        return False
+    misfit = find_misfit()
+    if misfit is not None:
+        await config.log.warning(
+            "trioloop's worker does not fit (%s): Hypercorn's own serves, slower and less safe",
+            misfit,
+        )
+    return misfit is None
 
 
 def _told(app: Application, lifespan: Application, draining: trio.Event) -> Application:
@@ -263,9 +290,12 @@ def run(
         _check_settings(config)
         _check_tls(config)
         app = _loaded(application) if isinstance(application, str) else application
-        if config.workers > 1 or config.use_reloader or config.max_requests is not None:
-            return _run_processes(application, config)
-        return _run_here(app, config, on_listening)
+        if config.use_reloader:
+            return _run_reloading(application, config)
+        if config.workers > 1 or config.max_requests is not None:
+            return _run_workers(application, config)
+        with _listening(config) as sockets, _pid_file(config.pid_path):
+            return _run_here(app, config, sockets, on_listening)
     except CannotServeError as error:
         return error.report(verbose=str(config.loglevel).upper() == "DEBUG")
     except KeyboardInterrupt:  # before our own handlers were in place
@@ -273,10 +303,14 @@ def run(
 
 
 def _run_here(
-    app: Application, config: Config, on_listening: Callable[[Sequence[str]], object] | None
+    app: Application,
+    config: Config,
+    sockets: Sockets,
+    on_listening: Callable[[Sequence[str]], object] | None,
+    supervisor: Connection | None = None,
 ) -> int:
-    signals = _Signals(config.graceful_timeout)
-    with _listening(config) as sockets, _pid_file(config.pid_path), signals.handled():
+    signals = _Signals(config.graceful_timeout, supervisor)
+    with signals.handled():
         try:
             return trio.run(_serve_until_signal, app, config, sockets, signals, on_listening)
         except BaseExceptionGroup as group:
@@ -317,10 +351,11 @@ class _Signals:
     loop turns, and the second signal must also work when a callback blocks it.
     """
 
-    def __init__(self, grace: float) -> None:
+    def __init__(self, grace: float, supervisor: Connection | None = None) -> None:
         self.received: int | None = None
         self.serving = False
         self._grace = grace
+        self._supervisor = supervisor
         self._token: trio.lowlevel.TrioToken | None = None
         self._asked = trio.Event()
 
@@ -344,12 +379,16 @@ class _Signals:
         if self.received is not None:
             os._exit(128 + number)
         self.received = number
-        # Not through sys.stderr: where this signal interrupted a write, that refuses another one.
-        with suppress(OSError):
-            os.write(2, f"trioloop: {self._notice()}; again to stop at once\n".encode())
+        if self._supervisor is None:
+            self._say_so()
         if self._token is not None:
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._asked.set)
+
+    def _say_so(self) -> None:
+        # Not through sys.stderr: where this signal interrupted a write, that refuses another one.
+        with suppress(OSError):
+            os.write(2, f"trioloop: {self._notice()}; again to stop at once\n".encode())
 
     def _notice(self) -> str:
         if not self.serving:
@@ -359,11 +398,20 @@ class _Signals:
         return f"draining: {self._grace:g} s at most"
 
     async def wait(self) -> None:
-        """Wait for the first signal."""
+        """Wait for the first signal, or for the supervisor to close its end of the pipe."""
         # In this order: a signal in between finds the token, or is found by the next line.
         self._token = trio.lowlevel.current_trio_token()
-        if self.received is None:
+        if self.received is not None:
+            return
+        async with trio.open_nursery() as nursery:
+            if self._supervisor is not None:
+                nursery.start_soon(self._heed, self._supervisor.fileno())
             await self._asked.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _heed(self, pipe: int) -> None:
+        await trio.lowlevel.wait_readable(pipe)  # nothing is ever sent this way: it is the end
+        self._asked.set()
 
     async def cancel(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` at the first signal."""
@@ -371,13 +419,44 @@ class _Signals:
         scope.cancel()
 
 
-def _run_processes(application: str | Application, config: Config) -> int:
-    if not isinstance(application, str):
-        raise CannotServeError(
-            f"{application!r} is an object, which other processes cannot load: name it as "
-            "'module:attribute', or do without workers, reloading and max_requests"
-        )
-    config.application_path = _spelt_out(application)
+def _run_workers(application: str | Application, config: Config) -> int:
+    """Serve with several processes, or with one that is replaced after ``max_requests``."""
+    path = _importable(application)
+    config.workers = max(1, config.workers)
+    patience = config.graceful_timeout + config.shutdown_timeout + config.startup_timeout
+    with _listening(config) as sockets, _pid_file(config.pid_path):
+        supervisor = Supervisor(_work, (path, config, sockets), config.workers, patience)
+        try:
+            return supervisor.run()
+        except (PicklingError, TypeError, AttributeError) as error:
+            raise CannotServeError(
+                f"cannot start {config.workers} workers: {error}; the configuration has something "
+                "in it that other processes cannot be given"
+            ) from error
+
+
+def _work(application: str, config: Config, sockets: Sockets, pipe: Connection) -> None:
+    """Be a worker of `_run_workers`."""
+    # They were ignored so that none came too early; from here on, an interrupt may.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def serving(_: Sequence[str]) -> None:
+        with suppress(OSError):  # the supervisor has ended: the drain begins
+            pipe.send(SERVING)
+
+    try:
+        code = _run_here(_loaded(application), config, sockets, serving, pipe)
+    except CannotServeError as error:
+        code = error.report(verbose=str(config.loglevel).upper() == "DEBUG")
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    sys.exit(code)
+
+
+def _run_reloading(application: str | Application, config: Config) -> int:
+    """Hand over to Hypercorn, which watches the files; its own workers serve."""
+    config.application_path = _importable(application)
     config.worker_class = "trio"
     config.workers = max(1, config.workers)
     try:
@@ -388,6 +467,15 @@ def _run_processes(application: str | Application, config: Config) -> int:
             f"cannot start {config.workers} workers on {binds}: {error}"
         ) from error
     return code if code >= 0 else 128 - code  # a worker ended by a signal, as a shell reports it
+
+
+def _importable(application: str | Application) -> str:
+    if not isinstance(application, str):
+        raise CannotServeError(
+            f"{application!r} is an object, which other processes cannot load: name it as "
+            "'module:attribute', or do without workers, reloading and max_requests"
+        )
+    return _spelt_out(application)
 
 
 def _reason_to_stop(

@@ -282,8 +282,6 @@ async def test_a_signal_does_not_wait_for_a_startup_that_hangs(tmp_path, number,
 
 
 async def test_two_workers_serve_and_stop(folder):
-    # Stock workers die of an application that returns from its lifespan, not of one that raises.
-    (folder / "main.py").write_text(MAIN.replace("        return", "        raise ValueError"))
     ready = r"(?s)Running on http://127\.0\.0\.1:(?P<port>\d+).*Running on"
     async with server_process([*SERVE, "-w", "2", "main:app"], cwd=folder, ready=ready) as server:
         assert len(set(re.findall(r"\[(\d+)\] \[INFO\] Running on", server.output))) == 2
@@ -292,37 +290,30 @@ async def test_two_workers_serve_and_stop(folder):
         assert await server.wait() == 0, server.output
 
 
-@pytest.mark.parametrize(
-    "options", [("--workers", "2"), ("--reload",), ("--config", "settings.toml")]
-)
-def test_hypercorns_process_model_takes_over_where_one_process_is_not_enough(
-    here, monkeypatch, options
-):
-    (here / "settings.toml").write_text("max_requests = 5\nworkers = 0\n")
+def test_hypercorn_watches_the_files_where_the_code_shall_be_reloaded(here, monkeypatch):
     (here / "model.py").write_text("async def app(scope, receive, send): pass")
     seen: list[Config] = []
     monkeypatch.setattr("hypercorn.run.run", lambda config: seen.append(config) or 0)
-    assert main(["serve", *options, "model"]) == 0
+    assert main(["serve", "--reload", "model"]) == 0
     assert seen[0].application_path == "asgi:model:app"
     assert seen[0].worker_class == "trio"
     assert seen[0].workers >= 1
 
 
 @pytest.mark.parametrize("theirs, ours", [(0, 0), (1, 1), (-15, 143)])
-def test_the_exit_code_of_workers_is_passed_on_as_a_shell_would(here, monkeypatch, theirs, ours):
+def test_the_exit_code_of_hypercorn_is_passed_on_as_a_shell_would(here, monkeypatch, theirs, ours):
     (here / "model.py").write_text("async def app(scope, receive, send): pass")
     monkeypatch.setattr("hypercorn.run.run", lambda config: theirs)
-    assert main(["serve", "--workers", "2", "model"]) == ours
+    assert main(["serve", "--reload", "model"]) == ours
 
 
-def test_workers_that_cannot_listen_are_an_error_in_one_line(here, capsys, monkeypatch):
-    def run(config):
-        raise OSError("Address already in use")
-
-    (here / "model.py").write_text("async def app(scope, receive, send): pass")
-    monkeypatch.setattr("hypercorn.run.run", run)
-    assert main(["serve", "--workers", "2", "model"]) == 1
-    assert_one_line(capsys.readouterr().err, "2 workers", "127.0.0.1:8000", "already in use")
+async def test_workers_that_cannot_listen_are_an_error_in_one_line(folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        command = ["-m", "trioloop", "serve", "--workers", "2", "--bind", bind, "main:app"]
+        result = await finished_process(command, cwd=folder)
+    assert result.returncode == 1
+    assert_one_line(result.stderr, bind, "in use")
 
 
 def test_an_application_object_cannot_be_served_by_several_processes(capsys):

@@ -464,6 +464,7 @@ async def test_an_endless_stream_to_a_client_that_does_not_read_ends_at_the_send
             await client.rest()
 
 
+@pytest.mark.only_worker("stock")
 async def test_a_request_in_flight_may_be_answered_while_the_server_goes_down(watch):
     """Case graceful_shutdown_connection of http_SUITE. Under Hypercorn's own worker, within the grace."""
 

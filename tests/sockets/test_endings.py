@@ -650,6 +650,7 @@ async def test_an_event_that_cannot_be_encoded_cuts_the_stream():
         assert isinstance(reason.error, ValueError)
 
 
+@pytest.mark.only_worker("stock")
 async def test_a_client_that_does_not_read_the_head_is_given_up_after_send_timeout_too():
     """But ``terminate`` waits until it leaves.
 

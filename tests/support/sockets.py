@@ -1,4 +1,4 @@
-"""Real sockets: an application under Hypercorn's own Trio worker, and a client that writes raw bytes.
+"""Real sockets: an application under Hypercorn's Trio worker or ours, and a client of raw bytes.
 
 Laws of this file:
 
@@ -16,17 +16,22 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import h11
+import hypercorn.trio
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
 
+import trioloop
 from trioloop import App, HandlerRef, LoopHandler, Reply, TerminateReason
+from trioloop.server._settings import OWN
 
 DEADLINE = 60.0
 """Seconds after which a test has failed: for machines that are busy with something else."""
 
 MORE_THAN_BUFFERS = 16 * 2**20
 """Bytes that do not fit into the buffers of both ends of a socket, whatever the system allows."""
+
+WORKER = "stock"
+"""Whose worker serves: ``stock`` for Hypercorn's, ``trioloop`` for ours. A fixture changes it."""
 
 T = TypeVar("T")
 
@@ -116,6 +121,13 @@ def _logger(lines: Arrivals[str]) -> logging.Logger:
     return logger
 
 
+async def _serve(app: Any, config: Config, **options: Any) -> None:
+    if WORKER == "stock":
+        await hypercorn.trio.serve(app, config, mode="asgi", **options)
+    else:
+        await trioloop.serve(app, config, **options)
+
+
 class StockServer:
     """A running server. Made by `stock_server`.
 
@@ -141,7 +153,7 @@ class StockServer:
     async def run(self, app: Any, config: Config, *, task_status: Any) -> None:
         trigger: Any = self._stop.wait
         try:
-            await serve(app, config, shutdown_trigger=trigger, mode="asgi", task_status=task_status)
+            await _serve(app, config, shutdown_trigger=trigger, task_status=task_status)
         finally:
             self.ended.set()
 
@@ -154,7 +166,7 @@ class StockServer:
 
 @asynccontextmanager
 async def stock_server(app: Any, **settings: Any) -> AsyncIterator[StockServer]:
-    """Serve an application with ``hypercorn.trio.serve`` in this process.
+    """Serve an application in this process, with the worker of `WORKER`.
 
     Args:
         app: an ASGI application.
@@ -167,7 +179,7 @@ async def stock_server(app: Any, **settings: Any) -> AsyncIterator[StockServer]:
     config.errorlog = _logger(server.errors)
     config.accesslog = _logger(server.accesses)
     for name, value in settings.items():
-        assert hasattr(config, name)
+        assert hasattr(config, name) or name in OWN
         setattr(config, name, value)
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:

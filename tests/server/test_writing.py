@@ -1,0 +1,412 @@
+"""Writing: to clients that do not read, that leave, and what they see of it."""
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from support.asgi import answer, body, is_alive, serving_app, settle, start
+from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
+
+TLS = Path(__file__).parents[1] / "serving" / "tls"
+
+
+async def test_a_client_that_takes_nothing_is_given_up_after_send_timeout():
+    errors: Arrivals = Arrivals()
+
+    async def app(scope, receive, send):
+        await send(start())
+        try:
+            await send(body(bytes(MORE_THAN_BUFFERS), more=True))
+        except OSError as error:
+            errors.put(error)
+
+    async with serving_app(app, receive_buffer=4096, send_timeout=0.1) as (server, client):
+        await client.request()
+        assert "took nothing for 0.1 s" in str(await errors.next())
+        assert await is_alive(server)
+
+
+async def test_a_client_that_reads_slowly_is_not_given_up():
+    async def app(scope, receive, send):
+        await answer(send, bytes(2**20))
+
+    async with serving_app(app, receive_buffer=4096, send_timeout=0.5) as (_, client):
+        await client.request()
+        await client.head()
+        while await client.piece() is not None:
+            await trio.sleep(0.001)
+        assert len(client.received) == 2**20
+
+
+async def test_after_a_disconnect_send_raises_oserror_and_receive_says_so_again():
+    seen: Arrivals = Arrivals()
+
+    async def app(scope, receive, send):
+        await receive()
+        for _ in range(2):
+            seen.put((await receive())["type"])
+        for message in (start(), body(b"x", more=True), body()):
+            with pytest.raises(OSError):
+                await send(message)
+        seen.put("raised")
+
+    async with serving_app(app) as (server, client):
+        await client.request()
+        await settle()
+        client.close()
+        assert [await seen.next() for _ in range(3)] == ["http.disconnect"] * 2 + ["raised"]
+        assert "Traceback" not in "".join(server.errors.all)
+
+
+async def test_an_application_that_only_sends_learns_of_the_disconnect_by_oserror():
+    learnt = trio.Event()
+
+    async def app(scope, receive, send):
+        await send(start())
+        try:
+            while True:
+                await send(body(b"x", more=True))
+                await trio.sleep(0)
+        except OSError:
+            learnt.set()
+            raise
+
+    async with serving_app(app) as (server, client):
+        await client.request()
+        await client.receive()
+        await client.half_close()  # the socket takes whatever is written: only its end is seen
+        await learnt.wait()
+        await settle()
+        assert "Traceback" not in "".join(server.errors.all), "it is no error of the application"
+
+
+async def test_a_task_that_sends_in_a_loop_lets_others_run():
+    sends = 0
+
+    async def app(scope, receive, send):
+        nonlocal sends
+        await send(start())
+        with pytest.raises(OSError):
+            while True:
+                sends += 1
+                await send(body(b"x", more=True))
+
+    async with serving_app(app) as (server, client), trio.open_nursery() as nursery:
+
+        async def read():
+            while await client.receive():
+                pass
+
+        await client.request()
+        nursery.start_soon(read)
+        for _ in range(10):
+            assert await is_alive(server)
+        client.reset()
+        nursery.cancel_scope.cancel()
+    assert sends > 0
+
+
+async def test_two_tasks_may_send_at_once_and_no_byte_is_torn():
+    pieces = {b"a" * 100_000, b"b" * 100_000}
+
+    async def app(scope, receive, send):
+        async def send_all(piece):
+            for _ in range(20):
+                await send(body(piece, more=True))
+
+        await send(start())
+        async with trio.open_nursery() as nursery:
+            for piece in pieces:
+                nursery.start_soon(send_all, piece)
+        await send(body())
+
+    async with serving_app(app, receive_buffer=4096) as (_, client):
+        await client.request()
+        data = (await client.answer()).body
+    assert len(data) == 4_000_000
+    assert {data[place : place + 100_000] for place in range(0, len(data), 100_000)} == pieces
+
+
+async def test_a_cancelled_write_cuts_the_connection():
+    async def app(scope, receive, send):
+        await send(start())
+        with trio.move_on_after(0.05):
+            await send(body(bytes(MORE_THAN_BUFFERS), more=True))
+        with pytest.raises(OSError):
+            await send(body(b"more"))
+
+    async with serving_app(app, receive_buffer=4096) as (_, client):
+        await client.request()
+        with pytest.raises(trio.BrokenResourceError):
+            while await client._stream.receive_some():
+                await trio.sleep(0.001)
+
+
+async def test_an_answer_before_the_body_has_come_reaches_its_client():
+    """RFC 9112, 9.6: a connection that is closed on what was not read takes the answer with it."""
+
+    async def app(scope, receive, send):
+        await answer(send, b"too much", 413)
+
+    async with serving_app(app) as (_, client), trio.open_nursery() as nursery:
+
+        async def post():
+            await client.send(request_bytes("POST", headers=[("content-length", "900000")]))
+            await client.send(bytes(900_000))
+
+        nursery.start_soon(post)
+        reply = await client.answer()
+        assert (reply.status, reply.body) == (413, b"too much")
+
+
+# -- the extension trioloop.write -----------------------------------------------------------------
+
+
+def writer(scope):
+    return scope["extensions"]["trioloop.write"]["write_nowait"]
+
+
+async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
+    sizes = []
+    original = socket.socket.send
+
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"", more=True))
+        from trioloop.server._transport import SocketTransport
+
+        send_nowait = SocketTransport.send_nowait
+
+        def noted(self, data):
+            sizes.append(len(data))
+            return send_nowait(self, data)
+
+        monkeypatch.setattr(SocketTransport, "send_nowait", noted)
+        for _ in range(10):
+            assert writer(scope)(b"12345")
+        assert sizes == []
+        await settle()
+        assert sizes == [100]
+        await send(body(b"last"))
+
+    async with serving_app(app) as (_, client):
+        await client.request()
+        assert (await client.answer()).body == b"12345" * 10 + b"last"
+    assert socket.socket.send is original
+
+
+async def test_writing_ahead_keeps_the_order_of_what_is_sent():
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"1", more=True))
+        writer(scope)(b"2")
+        await send(body(b"3", more=True))
+        writer(scope)(b"4")
+        await send(body(b"5"))
+
+    async with serving_app(app) as (_, client):
+        await client.request()
+        assert (await client.answer()).body == b"12345"
+
+
+async def test_a_client_that_reads_too_slowly_is_refused_more():
+    refused: Arrivals = Arrivals()
+
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"", more=True))
+        taken = 0
+        while writer(scope)(bytes(10_000)):
+            taken += 10_000
+            await trio.lowlevel.checkpoint()
+        refused.put(taken)
+        assert not writer(scope)(b"x")
+        await trio.sleep_forever()
+
+    async with serving_app(app, receive_buffer=4096) as (_, client):
+        await client.request()
+        assert await refused.next() > 0
+        client.reset()
+
+
+async def test_writing_ahead_is_refused_where_it_does_not_belong():
+    errors = []
+
+    async def app(scope, receive, send):
+        write_nowait = writer(scope)
+        with pytest.raises(RuntimeError, match="started"):
+            write_nowait(b"before the start")
+        await send(start(headers=[(b"content-length", b"2")]))
+        await send(body(b"1", more=True))
+        with pytest.raises(RuntimeError, match="started"):
+            write_nowait(b"2")
+        await send(body(b"2"))
+        errors.append("none")
+
+    async with serving_app(app) as (_, client):
+        await client.request()
+        assert (await client.answer()).body == b"12"
+    assert errors == ["none"]
+
+
+# -- other sockets --------------------------------------------------------------------------------
+
+
+async def test_a_unix_socket_is_served(tmp_path):
+    scopes = []
+
+    async def app(scope, receive, send):
+        scopes.append(scope)
+        if scope["type"] == "http":
+            await answer(send, b"unix")
+
+    path = tmp_path / "socket"
+    async with (
+        stock_server(app, bind=[f"unix:{path}", "127.0.0.1:0"]),
+        await trio.open_unix_socket(path) as stream,
+    ):
+        client = Client(stream)
+        await client.request()
+        assert (await client.answer()).body == b"unix"
+    assert scopes[-1]["client"] is None
+
+
+@pytest.fixture
+def tls():
+    """Settings of a server, and a client's context."""
+    context = ssl.create_default_context(cafile=TLS / "localhost.pem")
+    settings = {"certfile": str(TLS / "localhost.pem"), "keyfile": str(TLS / "localhost.key")}
+    return settings, context
+
+
+async def tls_client(server, context):
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
+
+
+async def test_tls_is_served(tls):
+    settings, context = tls
+
+    async def app(scope, receive, send):
+        assert scope["scheme"] == "https"
+        await send(start())
+        for _ in range(10):
+            await send(body(b"x" * 100_000, more=True))
+        await send(body())
+
+    async with serving_app(app, **settings) as (server, _):
+        client = Client(await tls_client(server, context))
+        for _ in range(2):
+            await client.request()
+            assert len((await client.answer()).body) == 1_000_000
+        await client._stream.aclose()
+
+
+async def test_the_end_of_a_tls_connection_is_announced(tls):
+    """RFC 8446, 6.1: without close_notify a client takes a body that ends with it for cut."""
+    settings, context = tls
+
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"one", more=True))
+        await send(body(b"two"))
+
+    async with serving_app(app, **settings) as (server, _):
+        stream = trio.SSLStream(
+            await trio.open_tcp_stream("127.0.0.1", server.port),
+            context,
+            server_hostname="localhost",
+        )
+        await stream.send_all(b"GET / HTTP/1.0\r\n\r\n")
+        received = b""
+        while data := await stream.receive_some():
+            received += data
+        assert received.endswith(b"\r\n\r\nonetwo")
+        await trio.aclose_forcefully(stream)
+
+
+async def test_the_disconnect_of_a_tls_client_is_seen(tls):
+    settings, context = tls
+    gone = trio.Event()
+
+    async def app(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async with serving_app(app, **settings) as (server, _):
+        stream = await tls_client(server, context)
+        await stream.send_all(request_bytes())
+        await settle()
+        await stream.aclose()
+        await gone.wait()
+
+
+async def test_a_handshake_that_is_none_harms_nobody(tls):
+    settings, context = tls
+    async with serving_app(None, **settings) as (server, client):
+        await client.send(b"GET / HTTP/1.1\r\n\r\n")
+        await client.end()
+        other = Client(await tls_client(server, context))
+        await other.request(path="/alive")
+        assert (await other.answer()).body == b"alive"
+        await other._stream.aclose()
+
+
+# -- the access log -------------------------------------------------------------------------------
+
+FORMAT = "%(m)s %(U)s %(s)s %(b)s %({x-ended}o)s"
+
+
+async def test_a_stream_is_logged_at_its_end_with_its_bytes():
+    async def app(scope, receive, send):
+        await send(start())
+        for _ in range(3):
+            await send(body(b"12345", more=True))
+        await send(body())
+
+    async with serving_app(app, access_log_format=FORMAT) as (server, client):
+        await client.request(path="/stream")
+        await client.answer()
+        assert await server.accesses.next() == "GET /stream 200 15 complete"
+
+
+async def test_a_client_that_leaves_is_logged():
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"12345", more=True))
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with serving_app(app, access_log_format=FORMAT) as (server, client):
+        await client.request()
+        await client.receive()
+        await settle()
+        client.close()
+        assert await server.accesses.next() == "GET / 200 5 disconnected"
+
+
+async def test_a_response_that_was_cut_is_logged():
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"12345", more=True))
+
+    async with serving_app(app, access_log_format=FORMAT) as (server, client):
+        await client.request()
+        assert await server.accesses.next() == "GET / 200 5 cut"
+
+
+async def test_a_request_that_the_shutdown_has_ended_is_logged():
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"12345", more=True))
+        await trio.sleep_forever()
+
+    async with serving_app(app, access_log_format=FORMAT) as (server, client):
+        await client.request()
+        await client.receive()
+        server.shut_down()
+        assert await server.accesses.next() == "GET / 200 5 shut-down"

@@ -1,0 +1,386 @@
+"""One connection: requests one after the other, until it closes.
+
+The laws of this file:
+
+* One task serves a connection. It reads only when somebody wants to know something of the client,
+  so what nobody wants stays with the system, and the client is slowed down.
+* Requests are answered in their order; the next is parsed when the last is answered.
+* A connection that is lost stays lost: whoever uses it from then on gets an `OSError`.
+* Nothing that happens here leaves `run` but cancellation and what ends the whole process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ._exchange import Exchange
+from ._head import BadRequest, Head, check_beginning, parse_head
+from ._response import refusal
+from ._transport import ClientGone, Interrupted, SendTimedOut, Transport
+from ._websocket import WebSocket
+
+if TYPE_CHECKING:
+    from ._scope import Surroundings
+    from ._worker import Worker
+
+MAX_AHEAD: Final = 64 * 1024
+"""Bytes that are read ahead of what has been asked for, to see behind them."""
+MAX_PENDING: Final = 64 * 1024
+"""Bytes that wait for a slow reader behind those that are being written."""
+LINGER_BYTES: Final = 2**20
+"""Bytes that are read and thrown away after an answer that came too early."""
+BREATH: Final = 16
+"""Writes between two checkpoints of a task whose client takes all of them at once."""
+LOOK_SECONDS: Final = 0.5
+"""Between two looks whether a client has left that has sent more than `MAX_AHEAD`."""
+
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
+"""The first bytes of HTTP/2 with prior knowledge, as far as they look like HTTP/1 (RFC 9113, 3.4)."""
+
+
+class Connection:
+    """One connection.
+
+    Args:
+        worker: what it has in common with others.
+        transport: its bytes.
+        around: what its scopes have in common.
+
+    Attributes:
+        buffer: bytes that were read and not used.
+        lost: why the client cannot be reached any more, for the access log; empty while it can.
+        receiving: whether somebody waits for a sign of the client.
+        requests: how many have come.
+    """
+
+    __slots__ = (
+        "_expired",
+        "_others",
+        "_pending",
+        "_pending_size",
+        "_slow",
+        "_waiting",
+        "_writes",
+        "around",
+        "buffer",
+        "lost",
+        "receiving",
+        "requests",
+        "transport",
+        "worker",
+    )
+
+    def __init__(self, worker: Worker, transport: Transport, around: Surroundings) -> None:
+        self.worker: Worker = worker
+        self.transport: Transport = transport
+        self.around: Surroundings = around
+        self.buffer: bytearray = bytearray()
+        self.lost: str = ""
+        self.requests: int = 0
+        self.receiving: bool = False
+        self._waiting = False  # for a request
+        self._expired = False  # a deadline has come
+        self._others: trio.Event | None = None  # somebody else wants to
+        self._writes = 0
+        self._slow: trio.Lock | None = None  # somebody waits for the client to take something
+        self._pending: list[bytes] = []  # to be written at the end of the turn
+        self._pending_size = 0
+
+    async def run(self) -> bytes:
+        """Serve until it closes.
+
+        Returns:
+            Nothing; or the first bytes of HTTP/2, if that is what the client speaks. Then the
+            transport is still open.
+        """
+        http2 = False
+        try:
+            while await self._serve_request():
+                pass
+            http2 = self.buffer.startswith(HTTP2_PREFACE)
+            if not http2:
+                await self.transport.aclose()
+        except ClientGone:
+            pass
+        finally:
+            if not http2:
+                self.transport.close()
+        return bytes(self.buffer) if http2 else b""
+
+    async def _serve_request(self) -> bool:
+        """Serve the next request; true when there may be another."""
+        try:
+            head = await self._next_head()
+            if head is None:
+                return False
+            self.requests += 1
+            if head.is_websocket:
+                await WebSocket(self, head).serve(head)
+                return False
+            exchange = Exchange(self, head)
+        except BadRequest as refused:
+            await self.refuse(refused)
+            return False
+        return await exchange.serve()
+
+    # -- requests --------------------------------------------------------------------------------
+
+    async def _next_head(self) -> Head | None:
+        end = self._find_head()
+        if end >= 0:  # pipelined: others shall have their turn, too
+            await trio.lowlevel.checkpoint()
+            if self.worker.draining:
+                return None
+        else:
+            end = await self._wait_for_head()
+        if end < 0:
+            return None
+        size = end + 4
+        if size > self.worker.settings.max_head_size:
+            raise BadRequest(431, "a head that is too large")
+        data = bytes(self.buffer[:size])
+        if data == HTTP2_PREFACE and not self.requests:
+            return None
+        del self.buffer[:size]
+        return parse_head(data, self.worker.settings.max_headers)
+
+    def _find_head(self) -> int:
+        if self.buffer[:2] == b"\r\n":  # RFC 9112, 2.2: some clients end a body with one too many
+            del self.buffer[:2]
+        return self.buffer.find(b"\r\n\r\n")
+
+    async def _wait_for_head(self) -> int:
+        """Read until there is a whole head; -1 when there will be none."""
+        worker, buffer = self.worker, self.buffer
+        self._waiting, self._expired = True, False
+        deadlines = worker.heads if buffer else worker.idle
+        deadlines.start(self)
+        try:
+            while not worker.draining:
+                if buffer:
+                    self._check_beginning()
+                data = await self._receive_head()
+                if not data:
+                    return -1
+                buffer += data
+                end = self._find_head()
+                if end >= 0:
+                    return end
+                if deadlines is worker.idle:
+                    deadlines.stop(self)
+                    deadlines = worker.heads
+                    deadlines.start(self)
+        finally:
+            deadlines.stop(self)
+            self._waiting = False
+        return -1
+
+    async def _receive_head(self) -> bytes:
+        try:
+            if not self._expired:
+                return await self.transport.receive()
+        except Interrupted:
+            pass
+        if self._expired and self.buffer:
+            raise BadRequest(408, "a head that took too long")
+        return b""
+
+    def _check_beginning(self) -> None:
+        if len(self.buffer) > self.worker.settings.max_head_size:
+            raise BadRequest(431, "a head that is too large")
+        if not HTTP2_PREFACE.startswith(self.buffer):
+            check_beginning(bytes(self.buffer))
+
+    async def refuse(self, refused: BadRequest) -> None:
+        """Answer a request that is not served, and let the client read the answer."""
+        await self.worker.log.debug("Refused with %d: %s", refused.status, refused)
+        defaults = self.worker.default_headers()
+        await self.write(refusal(refused.status, defaults, refused.headers))
+        await self.linger()
+
+    async def linger(self) -> None:
+        """Read what the client still sends: to close on it would take the answer from it.
+
+        Source: RFC 9112, 9.6.
+        """
+        if not self.transport.send_end():
+            return
+        left = LINGER_BYTES - len(self.buffer)
+        self.buffer.clear()
+        with trio.move_on_after(self.worker.settings.close_timeout):
+            while left > 0:
+                try:
+                    data = await self.transport.receive()
+                except Interrupted:
+                    continue
+                if not data:
+                    return
+                left -= len(data)
+
+    # -- what the worker tells -------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """A deadline has come: of keep-alive, of a head, of a body."""
+        self._expired = True
+        self.transport.interrupt()
+
+    def drain(self) -> None:
+        """The server goes down: do not wait for another request."""
+        if self._waiting:
+            self.transport.interrupt()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def begin_receiving(self) -> None:
+        """Be the only one who reads, until `end_receiving`."""
+        while self.receiving:
+            if self._others is None:
+                self._others = trio.Event()
+            await self._others.wait()
+        self.receiving = True
+
+    def end_receiving(self) -> None:
+        """Let others read."""
+        self.receiving = False
+        if self._others is not None:
+            self._others.set()
+            self._others = None
+
+    async def read_more(self) -> bool:
+        """Read some more of what the client has to send; false when it has left or was woken.
+
+        Raises:
+            BadRequest: it took longer than ``read_timeout``.
+        """
+        self._expired = False
+        self.worker.bodies.start(self)
+        try:
+            data = await self.transport.receive()
+        except Interrupted:
+            if self._expired:
+                raise BadRequest(408, "a body that took too long") from None
+            return False
+        finally:
+            self.worker.bodies.stop(self)
+        if not data:
+            self.lose("disconnected")
+        self.buffer += data
+        return bool(data)
+
+    async def look_ahead(self) -> bool:
+        """Wait for a sign of the client, without need of its bytes; false when there was none."""
+        if len(self.buffer) >= MAX_AHEAD:
+            await trio.sleep(LOOK_SECONDS)
+            if self.transport.has_ended():
+                self.lose("disconnected")
+            return True
+        try:
+            data = await self.transport.receive()
+        except Interrupted:
+            return False
+        if not data:
+            self.lose("disconnected")
+        self.buffer += data
+        return True
+
+    def lose(self, why: str) -> None:
+        """Give the client up."""
+        if not self.lost:
+            self.lost = why
+            self._pending.clear()
+            self._pending_size = 0
+        self.transport.interrupt()
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def write(self, data: bytes) -> None:
+        """Write bytes: at once if the system takes them, else when the client does.
+
+        Raises:
+            ClientGone: the client has gone, or took nothing for ``send_timeout``.
+        """
+        if self.lost:
+            await trio.lowlevel.checkpoint()
+            raise ClientGone(f"the client is gone: {self.lost}")
+        if self._slow is None and not self._pending:
+            try:
+                taken = self.transport.send_nowait(data)
+            except ClientGone:
+                self.lose("disconnected")
+                await trio.lowlevel.checkpoint()
+                raise
+            if taken == len(data):
+                self._writes += 1
+                if not self._writes % BREATH:
+                    await self._breathe()
+                return
+            data = data[taken:]
+        await self._write_slowly(data)
+
+    async def _breathe(self) -> None:
+        """Let others run, and look whether anybody reads what is written."""
+        await trio.lowlevel.checkpoint()
+        if not self.receiving and self.transport.has_ended():
+            self.lose("disconnected")
+
+    async def _write_slowly(self, data: bytes) -> None:
+        if self._slow is None:
+            self._slow = trio.Lock()
+        lock = self._slow
+        async with lock:
+            if self.lost:
+                raise ClientGone(f"the client is gone: {self.lost}")
+            data = b"".join([*self._take_pending(), data])
+            done = False
+            try:
+                await self.transport.send_rest(data, self.worker.settings.send_timeout)
+                done = True
+            except SendTimedOut:
+                self.lose("timed-out")
+                raise
+            finally:
+                if not done:  # some of it may have been written: nobody can go on from there
+                    self.lose("disconnected")
+        if not lock.locked():
+            self._slow = None
+            if self._pending:
+                self.worker.turns.add(self)
+
+    def write_later(self, data: bytes) -> bool:
+        """Write at the end of the turn; false when the client is gone or too slow for that."""
+        if self.lost or self._pending_size > MAX_PENDING:
+            return False
+        if not self._pending and self._slow is None:
+            self.worker.turns.add(self)
+        self._pending.append(data)
+        self._pending_size += len(data)
+        return True
+
+    def _take_pending(self) -> list[bytes]:
+        pending, self._pending = self._pending, []
+        self._pending_size = 0
+        return pending
+
+    def flush(self) -> None:
+        """Write what `write_later` was given."""
+        if not self._pending or self._slow is not None:
+            return
+        pending = self._take_pending()
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        try:
+            taken = self.transport.send_nowait(data)
+        except ClientGone:
+            self.lose("disconnected")
+            return
+        if taken < len(data):
+            self._slow = trio.Lock()
+            self._pending_size = len(data) - taken
+            self.worker.nursery.start_soon(self._flush_slowly, data[taken:])
+
+    async def _flush_slowly(self, data: bytes) -> None:
+        try:
+            await self._write_slowly(data)
+        except ClientGone:
+            pass  # its owner is told by `lose`

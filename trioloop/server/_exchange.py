@@ -1,0 +1,330 @@
+"""One request and its response, as ASGI's ``receive`` and ``send``.
+
+The laws of this file:
+
+* The head of a response is written with the first piece of its body, however small that is.
+* After a disconnect ``receive`` says so as often as it is asked, and ``send`` raises `OSError`
+  (ASGI 2.4). After a complete response ``receive`` says ``http.disconnect``, too.
+* A response that cannot be completed is cut so that the client can tell.
+* What an application raises, or does not do, ends its own request only.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._body import Body, body_of
+from ._head import BadRequest, Head
+from ._response import CONTINUE, Framing, Response, refusal
+from ._scope import WRITE, Scope, http_scope
+from ._transport import ClientGone
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+
+class Exchange:
+    """One request and its response.
+
+    Args:
+        connection: where it came from.
+        head: the head of the request.
+
+    Raises:
+        BadRequest: the request is too large.
+    """
+
+    __slots__ = (
+        "_body",
+        "_complete",
+        "_connection",
+        "_flushed",
+        "_head",
+        "_keep_alive",
+        "_refused",
+        "_response",
+        "_scope",
+        "_started_at",
+        "_streaming",
+        "_told_body",
+    )
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self._connection = connection
+        self._head = head
+        self._body: Body = body_of(head, connection.worker.settings.max_body_size)
+        self._told_body = False  # the application knows that it is complete
+        self._response: Response | None = None
+        self._flushed = False  # the head is written
+        self._streaming = False  # ... and chunks may follow
+        self._complete = False
+        self._refused = False  # the request turned out to be malformed
+        self._keep_alive = False
+        self._started_at = time.perf_counter() if connection.worker.access.enabled else 0.0
+        self._scope = self._make_scope()
+
+    def _make_scope(self) -> Scope:
+        # A function, for a copy of the scope would copy what a method is bound to.
+        def write_nowait(body: bytes) -> bool:
+            return self.write_nowait(body)
+
+        scope = http_scope(self._head, self._connection.around)
+        scope["extensions"][WRITE] = {"write_nowait": write_nowait}
+        return scope
+
+    async def serve(self) -> bool:
+        """Let the application answer; true when the connection can be used again."""
+        worker = self._connection.worker
+        ended = "shut-down"  # if nothing below is reached
+        try:
+            if worker.serves_host(self._head):
+                await self._call_application()
+            else:
+                await self._answer(404)
+            ended = await self._conclude()
+        finally:
+            if worker.access.enabled:
+                await self._log(ended)
+        return self._keep_alive
+
+    async def _call_application(self) -> None:
+        worker = self._connection.worker
+        try:
+            await worker.count_request()
+            await worker.app(self._scope, self.receive, self.send)
+        except Exception as error:
+            if not self._is_about_the_client(error):
+                await worker.log.exception("Error in ASGI Framework")
+        except BaseExceptionGroup as group:
+            crash, rest = group.split(Exception)
+            if crash is not None:
+                await worker.log.exception("Error in ASGI Framework")
+            if rest is not None:
+                raise rest from None
+
+    def _is_about_the_client(self, error: BaseException | None) -> bool:
+        """Whether it only says that the client has gone, which is no error of the application's."""
+        while error is not None and self._connection.lost:
+            if isinstance(error, ClientGone):
+                return True
+            if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            else:
+                error = error.__cause__ or error.__context__
+        return False
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    async def _conclude(self) -> str:
+        """Do what the application left undone; returns how it ended."""
+        connection = self._connection
+        try:
+            if self._refused:
+                await connection.linger()
+            elif not connection.lost and not self._complete:
+                if self._flushed:
+                    return self._cut()
+                await self._answer(500)
+            if connection.lost or not self._complete:
+                return connection.lost or "cut"
+            self._keep_alive = self._keep_alive and self._skip_body()
+            if not self._keep_alive and (connection.buffer or not self._body.complete):
+                await connection.linger()
+        except ClientGone:
+            self._keep_alive = False
+            return connection.lost
+        return "complete"
+
+    def _cut(self) -> str:
+        self._keep_alive = False
+        assert self._response is not None
+        if self._response.framing is Framing.CLOSE:
+            self._connection.transport.abort()  # a mere close would be the end of the body
+        return "cut"
+
+    async def _answer(self, status: int) -> None:
+        """Answer in place of the application."""
+        self._response = Response(status, [(b"content-length", b"0")], "GET", "1.1")
+        self._complete = self._flushed = True
+        await self._connection.write(refusal(status, self._connection.worker.default_headers()))
+
+    def _skip_body(self) -> bool:
+        """Throw away what the application has not read; false when that is not here yet."""
+        connection, body = self._connection, self._body
+        while not body.complete:
+            try:
+                if not body.take(connection.buffer) and not body.complete:
+                    data = connection.transport.receive_nowait()
+                    if not data:
+                        return False
+                    connection.buffer += data
+            except BadRequest:
+                return False
+        return True
+
+    async def _log(self, ended: str) -> None:
+        response, access = self._response, self._connection.worker.access
+        with trio.CancelScope(shield=True):
+            await access.write(
+                self._scope,
+                response.status if response and self._flushed else None,
+                response.headers if response else (),
+                sent=response.sent if response else 0,
+                seconds=time.perf_counter() - self._started_at,
+                ended=ended,
+            )
+
+    # -- the request -----------------------------------------------------------------------------
+
+    async def receive(self) -> dict[str, Any]:
+        """ASGI's ``receive``."""
+        connection = self._connection
+        await connection.begin_receiving()
+        try:
+            if not self._told_body and not self._complete and not connection.lost:
+                message = await self._receive_body()
+                if message is not None:
+                    return message
+            if connection.lost or self._complete:
+                await trio.lowlevel.checkpoint()
+            while not (connection.lost or self._complete):
+                await connection.look_ahead()
+        finally:
+            connection.end_receiving()
+        return {"type": "http.disconnect"}
+
+    async def _receive_body(self) -> dict[str, Any] | None:
+        """The next piece of the body; `None` when the client has left."""
+        connection, body = self._connection, self._body
+        try:
+            while not (connection.lost or self._complete):
+                data = body.take(connection.buffer)
+                if data or body.complete:
+                    self._told_body = body.complete
+                    if data:
+                        await trio.lowlevel.checkpoint()
+                    return {"type": "http.request", "body": data, "more_body": not body.complete}
+                if self._head.expects_continue and not self._flushed:
+                    self._head.expects_continue = False
+                    await connection.write(CONTINUE)
+                await connection.read_more()
+        except BadRequest as refused:
+            await self._refuse(refused)
+        except ClientGone:
+            pass  # said by connection.lost
+        return None
+
+    async def _refuse(self, refused: BadRequest) -> None:
+        """The request is malformed or too slow: nobody knows what follows it."""
+        connection = self._connection
+        await connection.worker.log.debug("Refused with %d: %s", refused.status, refused)
+        if not self._flushed:
+            await self._answer(refused.status)
+        self._refused = True
+        connection.lose("refused")
+
+    # -- the response ----------------------------------------------------------------------------
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """ASGI's ``send``.
+
+        Raises:
+            ClientGone: the client has gone; it is an `OSError`.
+            RuntimeError: the message does not belong here.
+            ValueError: it has something in it that cannot be sent.
+            TypeError: it has something of the wrong type in it.
+        """
+        kind = message["type"]
+        if kind == "http.response.body":
+            body = message.get("body", b"")
+            if message.get("more_body", False):
+                if self._streaming:
+                    if body:
+                        self._response.sent += len(body)  # type: ignore[union-attr]
+                        await self._connection.write(b"%x\r\n%b\r\n" % (len(body), body))
+                else:
+                    await self._send_piece(body)
+            else:
+                await self._send_last(body)
+        elif kind == "http.response.start":
+            await self._start(message)
+        else:
+            raise RuntimeError(f"{kind!r} is no message of a response that this server offers")
+
+    async def _start(self, message: dict[str, Any]) -> None:
+        await self._check_client()
+        if self._response is not None:
+            raise RuntimeError("the response has started already")
+        headers = message.get("headers", ())
+        self._response = Response(
+            int(message["status"]), headers, self._head.method, self._head.version
+        )
+
+    async def _check_client(self) -> None:
+        connection = self._connection
+        if connection.lost:
+            await trio.lowlevel.checkpoint()
+            raise ClientGone(f"the client is gone: {connection.lost}")
+        if self._complete:
+            raise RuntimeError("the response is complete")
+
+    async def _send_piece(self, body: bytes) -> None:
+        """Write a piece of the body that is not the last, and the head before it."""
+        await self._check_client()
+        framed = self._started().frame(body)
+        data = framed if self._flushed else self._flush_head() + framed
+        if data:
+            await self._connection.write(data)
+
+    async def _send_last(self, body: bytes) -> None:
+        """Write the end of the body, and the head before it."""
+        await self._check_client()
+        response = self._started()
+        if not self._flushed:
+            response.give_length(len(body))
+        framed = response.frame(body) + response.end()
+        data = framed if self._flushed else self._flush_head() + framed
+        self._streaming = False
+        if data:
+            await self._connection.write(data)
+        self._complete = True
+        self._connection.transport.interrupt()
+
+    def _started(self) -> Response:
+        if self._response is None:
+            raise RuntimeError("the response has not started")
+        return self._response
+
+    def _flush_head(self) -> bytes:
+        response, head, worker = self._started(), self._head, self._connection.worker
+        self._keep_alive = (
+            head.keep_alive
+            and not response.wants_close
+            and response.framing is not Framing.CLOSE
+            and not head.expects_continue
+            and not worker.draining
+            and self._connection.requests < worker.settings.keep_alive_max_requests
+        )
+        self._flushed = True
+        self._streaming = response.framing is Framing.CHUNKED
+        return response.encode(
+            worker.default_headers(), keep_alive=self._keep_alive, version=head.version
+        )
+
+    def write_nowait(self, body: bytes) -> bool:
+        """Write a piece of the body from any task, see ``_scope.py``.
+
+        Raises:
+            RuntimeError: the response has not started, or is complete, or has a known length.
+        """
+        if self._connection.lost:
+            return False
+        if not self._streaming:
+            raise RuntimeError("only a response that has started and is not complete takes more")
+        if body and self._connection.write_later(self._connection.worker.framed(body)):
+            self._started().sent += len(body)
+            return True
+        return not body

@@ -1,0 +1,172 @@
+"""The head of a response and the framing of its body: ASGI's values to bytes.
+
+The laws of this file:
+
+* What an application says can be wrong, but never becomes a second response: names and values are
+  checked whole before anything is written (RFC 9110, 5.5).
+* The framing is this server's: it is chosen once, by `Framing`, and written nowhere else.
+* Nothing here waits or knows a socket.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Final
+
+from ._head import Headers
+
+_FIELDS: Final = re.compile(
+    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+)
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Framing(Enum):
+    """How a client knows where a body ends (RFC 9112, 6)."""
+
+    NONE = auto()
+    LENGTH = auto()
+    CHUNKED = auto()
+    CLOSE = auto()
+
+
+class Response:
+    """A response that an application has started.
+
+    Args:
+        status: its status, 200 to 999.
+        headers: pairs of bytes.
+        method: of the request.
+        version: of the request, ``"1.0"`` or ``"1.1"``.
+
+    Attributes:
+        headers: as the application gave them.
+        framing: how its body is framed.
+        sent: bytes of its body that were framed.
+        wants_close: whether the application asks for the connection to be closed.
+
+    Raises:
+        ValueError: a status or a header that cannot be sent.
+        TypeError: a status or a header of the wrong type.
+    """
+
+    __slots__ = ("_fields", "_left", "_names", "framing", "headers", "sent", "status", "wants_close")
+
+    def __init__(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], method: str, version: str
+    ) -> None:
+        if not 200 <= status <= 999:
+            raise ValueError(f"{status!r} is no status of a response")
+        self.status: int = status
+        self.headers: list[tuple[bytes, bytes]] = list(headers)
+        self.sent: int = 0
+        self.wants_close: bool = False
+        self._names: set[bytes] = set()
+        self._left = -1  # bytes that the body still has to have; -1 where nobody knows
+        fields: list[bytes] = []
+        for name, value in self.headers:
+            lower = name.lower()
+            self._names.add(lower)
+            if lower == b"content-length":
+                if self._left >= 0 or not value.isdigit():
+                    raise ValueError(f"content-length: {value!r}")
+                self._left = int(value)
+            elif lower == b"transfer-encoding":
+                continue
+            elif lower == b"connection" and b"close" in value.lower():
+                self.wants_close = True
+                continue
+            fields.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
+        self._fields: bytes = b"".join(fields)
+        check_fields(self._fields, len(fields))
+        if method == "HEAD" or status in (204, 304):
+            self.framing: Framing = Framing.NONE
+        elif self._left >= 0:
+            self.framing = Framing.LENGTH
+        else:
+            self.framing = Framing.CHUNKED if version == "1.1" else Framing.CLOSE
+
+    def give_length(self, length: int) -> None:
+        """The whole body is known before the head is written."""
+        if self.framing in (Framing.CHUNKED, Framing.CLOSE):
+            self.framing = Framing.LENGTH
+            self._left = length
+            self._fields += b"content-length: %d\r\n" % length
+
+    def encode(self, defaults: Headers, *, keep_alive: bool, version: str) -> bytes:
+        """The head as bytes, from the status line to the empty line.
+
+        Args:
+            defaults: headers that are added where the application has none of that name.
+            keep_alive: whether the connection will be used again.
+            version: of the request.
+        """
+        line = _STATUS_LINES.get(self.status) or b"HTTP/1.1 %d \r\n" % self.status
+        parts = [line, self._fields]
+        for name, value in defaults:
+            if name not in self._names:
+                parts.append(b"%b: %b\r\n" % (name, value))
+        if self.framing is Framing.CHUNKED:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        if not keep_alive:
+            parts.append(b"connection: close\r\n")
+        elif version == "1.0":
+            parts.append(b"connection: keep-alive\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+
+    def frame(self, body: bytes) -> bytes:
+        """A piece of the body as bytes.
+
+        Raises:
+            RuntimeError: it is more than the ``content-length`` promises.
+        """
+        if not body or self.framing is Framing.NONE:
+            return b""
+        if self.framing is Framing.LENGTH:
+            if len(body) > self._left:
+                more = len(body) - self._left
+                raise RuntimeError(f"the response has {more} bytes more than its content-length")
+            self._left -= len(body)
+        self.sent += len(body)
+        return chunk(body) if self.framing is Framing.CHUNKED else bytes(body)
+
+    def end(self) -> bytes:
+        """The end of the body as bytes.
+
+        Raises:
+            RuntimeError: the body is less than the ``content-length`` promises.
+        """
+        if self.framing is Framing.LENGTH and self._left:
+            raise RuntimeError(f"the response ends {self._left} bytes before its content-length")
+        return LAST_CHUNK if self.framing is Framing.CHUNKED else b""
+
+
+def check_fields(fields: bytes, number: int) -> None:
+    """Check that so many encoded fields are what they seem.
+
+    Raises:
+        ValueError: a name is no token, or a value has a control character in it.
+    """
+    if fields.count(b"\n") != number or _FIELDS.fullmatch(fields) is None:
+        raise ValueError(f"a header that cannot be sent, among {fields!r}")
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame some of a chunked body. It must not be empty, for that would be its end."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def refusal(status: int, defaults: Headers, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """A whole response without a body, after which the connection is closed."""
+    head = Response(status, [(b"content-length", b"0"), *headers], "GET", "1.1")
+    return head.encode(defaults, keep_alive=False, version="1.1")

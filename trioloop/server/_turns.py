@@ -1,0 +1,55 @@
+"""Writes of one turn of the scheduler, joined: one call of the system for each connection.
+
+The laws of this file:
+
+* What is written in a turn goes out at its end, before the event loop waits for anything: nothing
+  is held back for the sake of what may follow.
+* However many connections have something to write, others get their turn after `SLICE` of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import trio
+
+SLICE: Final = 64
+"""Connections that are written to between two checkpoints."""
+
+
+class Flushable(Protocol):
+    """Something with bytes to write."""
+
+    def flush(self) -> None:
+        """Write them, without waiting and without raising."""
+
+
+class Turns:
+    """Writes at the end of each turn, in a task of its own."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Flushable] = []
+        self._parked: trio.lowlevel.Task | None = None
+
+    def add(self, item: Flushable) -> None:
+        """Flush this one at the end of the turn."""
+        self._waiting.append(item)
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            trio.lowlevel.reschedule(parked)
+
+    async def run(self) -> None:
+        """Write, until cancelled."""
+        while True:
+            if not self._waiting:
+                self._parked = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+            items, self._waiting = self._waiting, []
+            for number, item in enumerate(items, 1):
+                item.flush()
+                if number % SLICE == 0:
+                    await trio.lowlevel.checkpoint()
+
+    def _abort(self, _: Any) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED

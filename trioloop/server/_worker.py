@@ -1,0 +1,292 @@
+"""One worker: Hypercorn's, with this package's connections in it.
+
+The laws of this file:
+
+* Hypercorn's ``worker_serve`` does what it always does (lifespan, sockets, TLS, logging, the
+  drain); only the name by which it finds its connection class is bound to something else, in a copy
+  of its own globals: whoever serves with Hypercorn in the same process is not affected.
+* Nothing of a connection but cancellation, ``KeyboardInterrupt`` and ``SystemExit`` reaches the
+  nursery of the others.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import hypercorn.trio.run
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.utils import parse_socket_addr
+
+from ._access import AccessLog
+from ._connection import Connection
+from ._deadlines import Clock, Group
+from ._head import Head, Headers
+from ._http2 import serve_http2
+from ._response import chunk, refusal
+from ._scope import Surroundings
+from ._settings import Settings
+from ._transport import ClientGone, SocketTransport, TLSTransport, Transport
+from ._turns import Turns
+
+if TYPE_CHECKING:
+    from hypercorn.config import Config, Sockets
+
+    from ._websocket import WebSocket
+
+SERVER: Final = b"trioloop"
+
+Application: TypeAlias = "Callable[[Any, Any, Any], Awaitable[None]]"
+Stream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+class Worker:
+    """What the connections of one worker have in common.
+
+    Args:
+        app: the application.
+        config: Hypercorn's configuration.
+        nursery: where what outlives a call runs.
+        notice: set when the server begins to drain.
+
+    Attributes:
+        app: the application, called with a scope, ``receive`` and ``send``.
+        settings: what can be set.
+        log: Hypercorn's logger.
+        access: the access log.
+        turns: writes at the end of a turn.
+        idle: deadlines of connections without a request.
+        heads: ... whose request is coming.
+        bodies: ... whose request's body is coming.
+        pings: WebSockets, by the time of their next ping.
+        pumps: WebSockets whose application is busy.
+    """
+
+    def __init__(
+        self, app: Application, config: Config, nursery: trio.Nursery, notice: trio.Event
+    ) -> None:
+        self.app: Application = app
+        self.settings: Settings = Settings.of(config)
+        self.nursery: trio.Nursery = nursery
+        self.log = config.log
+        self.access: AccessLog = AccessLog(config.log)
+        self.turns: Turns = Turns()
+        self._notice = notice
+        self._clock = Clock()
+        self._config = config
+        self._connections: set[Connection] = set()
+        self._context: WorkerContext | None = None
+        self._wait = self.wait_for_shutdown()
+        self._hosts = frozenset(name.encode() for name in config.server_names)
+        self._headers: Headers = []
+        self._headers_second = 0
+        self._framed: tuple[bytes, bytes] = (b"", b"")
+        settings = self.settings
+        expire = Connection.expire
+        self.idle: Group[Connection] = self._clock.group(settings.keep_alive_timeout, expire)
+        self.heads: Group[Connection] = self._clock.group(settings.request_timeout, expire)
+        self.bodies: Group[Connection] = self._clock.group(settings.read_timeout, expire)
+        self.pings: Group[WebSocket] = self._clock.group(settings.ping_interval, _beat)
+        self.pumps: Group[WebSocket] = self._clock.group(_pump_seconds(), _pump)
+
+    async def run(self) -> None:
+        """Look at the clock and write at the end of turns, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._clock.run)
+            nursery.start_soon(self.turns.run)
+            nursery.start_soon(self._drain)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server goes down."""
+        return self._notice.is_set()
+
+    def wait_for_shutdown(self) -> Callable[[], Awaitable[None]]:
+        """The ``wait`` of ``trioloop.shutdown``: a function, which a copied scope has in common."""
+        notice = self._notice
+
+        async def wait() -> None:
+            await notice.wait()
+
+        return wait
+
+    # -- connections -----------------------------------------------------------------------------
+
+    async def connect(
+        self, context: WorkerContext, state: dict[str, Any], stream: Stream
+    ) -> None:
+        """Serve one connection, from its beginning to its end."""
+        if self._context is None:
+            self._context = context
+            self.nursery.start_soon(self._note_the_end, context)
+        try:
+            await self._connect(context, state, stream)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client has gone
+        except Exception:
+            await self.log.exception("A connection has failed")
+        except BaseExceptionGroup as group:
+            failed, rest = group.split(Exception)
+            if failed is not None:
+                await self.log.exception("A connection has failed")
+            if rest is not None:
+                raise rest from None
+
+    async def _connect(
+        self, context: WorkerContext, state: dict[str, Any], stream: Stream
+    ) -> None:
+        tls = isinstance(stream, trio.SSLStream)
+        if isinstance(stream, trio.SSLStream):
+            with trio.fail_after(self.settings.tls_handshake_timeout):
+                await stream.do_handshake()
+            if stream.selected_alpn_protocol() == "h2":
+                await self._speak_http2(context, state, stream, b"")
+                return
+        sock = stream.transport_stream.socket if tls else stream.socket
+        client = parse_socket_addr(sock.family, sock.getpeername())
+        around = Surroundings(
+            tls=tls,
+            client=client,
+            server=parse_socket_addr(sock.family, sock.getsockname()),
+            root_path=self._config.root_path,
+            state=state,
+            wait_for_shutdown=self._wait,
+        )
+        transport = _transport(stream)
+        if len(self._connections) >= self.settings.max_connections:
+            await self._turn_away(transport)
+            return
+        connection = Connection(self, transport, around)
+        self._connections.add(connection)
+        try:
+            first = await connection.run()
+        finally:
+            self._connections.discard(connection)
+        if first:
+            await self._speak_http2(context, state, transport.release(), first)
+
+    async def _speak_http2(
+        self, context: WorkerContext, state: dict[str, Any], stream: Stream, first: bytes
+    ) -> None:
+        await serve_http2(self, self._config, context, state, stream, first)
+
+    async def _turn_away(self, transport: Transport) -> None:
+        try:
+            headers = [(b"retry-after", b"1")]
+            transport.send_nowait(refusal(503, self.default_headers(), headers))
+            await transport.aclose()
+        except ClientGone:
+            transport.close()
+
+    # -- the drain -------------------------------------------------------------------------------
+
+    async def _note_the_end(self, context: WorkerContext) -> None:
+        await context.terminated.wait()
+        self._notice.set()
+
+    async def _drain(self) -> None:
+        await self._notice.wait()
+        for connection in list(self._connections):
+            connection.drain()
+
+    # -- what exchanges ask ----------------------------------------------------------------------
+
+    async def count_request(self) -> None:
+        """Tell Hypercorn, which ends a worker after ``max_requests``."""
+        if self._context is not None and self._context.max_requests is not None:
+            await self._context.mark_request()
+
+    def serves_host(self, head: Head) -> bool:
+        """Whether the request is for one of ``server_names``, if there are any."""
+        if not self._hosts:
+            return True
+        return any(name == b"host" and value in self._hosts for name, value in head.headers)
+
+    def default_headers(self) -> Headers:
+        """The server's own headers: ``date``, ``server``, ``alt-svc``."""
+        second = int(time.time())
+        if second != self._headers_second:
+            self._headers_second = second
+            self._headers = [
+                (name, SERVER if name == b"server" else value)
+                for name, value in self._config.response_headers("h11")
+            ]
+        return self._headers
+
+    def framed(self, body: bytes) -> bytes:
+        """A chunk; what is written to many is framed once."""
+        if self._framed[0] is not body:
+            self._framed = (body, chunk(body))
+        return self._framed[1]
+
+
+def _beat(websocket: WebSocket) -> None:
+    websocket.heartbeat()
+
+
+def _pump(websocket: WebSocket) -> None:
+    websocket.pump()
+
+
+def _pump_seconds() -> float:
+    from ._websocket import PUMP_SECONDS
+
+    return PUMP_SECONDS
+
+
+def _transport(stream: Stream) -> Transport:
+    if isinstance(stream, trio.SSLStream):
+        return TLSTransport(stream)
+    family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
+    sock = socket.socket(family, kind, proto, fileno=stream.socket.detach())
+    sock.setblocking(False)  # noqa: FBT003
+    return SocketTransport(sock)
+
+
+async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
+    app: Application,
+    config: Config,
+    *,
+    lifespan: Application,
+    notice: trio.Event,
+    sockets: Sockets | None = None,
+    shutdown_trigger: Callable[..., Awaitable[None]] | None = None,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve with this package's connections, as ``hypercorn.trio.run.worker_serve`` would.
+
+    Args:
+        app: what is called for requests and WebSockets.
+        config: Hypercorn's configuration.
+        lifespan: what is called for the lifespan.
+        notice: set when the drain begins, before anybody else knows; or by Hypercorn's own reasons.
+        sockets: listening sockets, instead of those that the configuration names.
+        shutdown_trigger: the drain begins when it returns.
+        task_status: told the addresses.
+
+    Source: ``hypercorn.trio.run.worker_serve``, of which it is a copy with one name bound anew.
+    """
+    config.set_statsd_logger_class(hypercorn.trio.run.StatsdLogger)
+    async with trio.open_nursery() as nursery:
+        worker = Worker(app, config, nursery, notice)
+
+        async def connect(_app: Any, _config: Any, context: Any, state: Any, stream: Any) -> None:
+            await worker.connect(context, state, stream)
+
+        theirs = hypercorn.trio.run.worker_serve
+        names = {**vars(hypercorn.trio.run), "TCPServer": connect}
+        ours = FunctionType(theirs.__code__, names, theirs.__name__)
+        nursery.start_soon(worker.run)
+        await ours(
+            ASGIWrapper(lifespan),  # type: ignore[arg-type] # it has its own kind of callable
+            config,
+            sockets=sockets,
+            shutdown_trigger=shutdown_trigger,
+            task_status=task_status,
+        )
+        nursery.cancel_scope.cancel()
