@@ -92,7 +92,8 @@ class Clock:
         """Look, until cancelled."""
         while True:
             now = trio.current_time()
+            self.next_look = math.inf  # lowered by who is told, and sets another deadline
             following = min((group.sweep(now) for group in self._groups), default=math.inf)
-            self.next_look = max(following, now + GRAIN)
+            self.next_look = max(min(self.next_look, following), now + GRAIN)
             with trio.CancelScope(deadline=self.next_look) as self._nap:
                 await trio.sleep_forever()

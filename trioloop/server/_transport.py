@@ -291,9 +291,11 @@ class TLSTransport:
         if not self._closed:
             with trio.move_on_after(_CLOSE_SECONDS, shield=True):
                 try:
-                    await self._stream.aclose()  # with a close_notify, RFC 8446, 6.1
-                except (trio.BrokenResourceError, trio.BusyResourceError, ssl.SSLError, OSError):
-                    pass  # it has gone, or somebody is still writing
+                    await self._stream.unwrap()  # a close_notify, and theirs: RFC 8446, 6.1
+                except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSError):
+                    pass  # it has gone
+                except trio.BusyResourceError:
+                    pass  # somebody is still writing
             self.close()
 
     def close(self) -> None:
