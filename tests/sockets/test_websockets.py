@@ -35,6 +35,7 @@ from trioloop import (
     Failed,
     MessageTooLarge,
     Overflowed,
+    ProtocolViolation,
     Reply,
     Send,
     SendTimedOut,
@@ -63,6 +64,14 @@ def echo(watch: Watch, **attributes):
     return Echo
 
 
+async def tasks_at_rest(server) -> int:
+    """How many tasks a server has that has served a request: some come with the first."""
+    async with server.client() as client:
+        await client.request(path="/alive")
+        await client.answer()
+    return await living_tasks()
+
+
 async def living_tasks() -> int:
     """How many tasks there are, now that nobody is just about to start or end one."""
     await trio.testing.wait_all_tasks_blocked(0.01)
@@ -84,7 +93,7 @@ async def trio_client(server, **options):
 # -- with a client of somebody else's --------------------------------------------------------------
 
 
-async def test_trio_websocket_speaks_with_it():
+async def test_trio_websocket_speaks_with_it(worker):
     watch = Watch()
     async with serving(echo(watch)) as (server, _):
         async with trio_client(server) as websocket:
@@ -95,7 +104,7 @@ async def test_trio_websocket_speaks_with_it():
             ref.send_nowait([Send("one"), Send(b"two")])
             assert await websocket.get_message() == "one"
             assert await websocket.get_message() == b"two"
-        assert await watch.reason() == Disconnected(None, "")
+        assert await watch.reason() == Disconnected(1000 if worker == "trioloop" else None, "")
 
 
 async def test_trio_websocket_sees_our_close():
@@ -350,12 +359,32 @@ LEAVES = {
 }
 
 
+@pytest.mark.only_worker("stock")
 @pytest.mark.parametrize("how", LEAVES)
 async def test_a_client_that_leaves_is_a_disconnect_whose_code_the_stock_worker_hides(how):
     watch = Watch()
     async with serving(echo(watch)) as (server, _), raw_websocket(server.port) as websocket:
         await LEAVES[how](websocket)
         assert await watch.reason() == Disconnected(None, "")
+
+
+SAID = {
+    "close 1000": Disconnected(1000, ""),
+    "close 4000": Disconnected(4000, "bye"),
+    "close without a code": Disconnected(1005, ""),
+    "FIN": Disconnected(None, ""),
+    "RST": Disconnected(None, ""),
+}
+
+
+@pytest.mark.only_worker("trioloop")
+@pytest.mark.parametrize("how", SAID)
+async def test_a_handler_hears_what_a_client_said_that_left(how):
+    """RFC 6455, section 7.1.5: without a code it is 1005."""
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _), raw_websocket(server.port) as websocket:
+        await LEAVES[how](websocket)
+        assert await watch.reason() == SAID[how]
 
 
 VIOLATIONS = {
@@ -371,6 +400,7 @@ VIOLATIONS = {
 }
 
 
+@pytest.mark.only_worker("stock")
 @pytest.mark.parametrize("name", VIOLATIONS)
 async def test_a_violation_of_the_protocol_is_a_plain_disconnect_on_the_stock_worker(name):
     """RFC 6455, sections 5.1, 5.2, 5.4, 5.5 and 8.1; `trioloop.ProtocolViolation` elsewhere."""
@@ -385,13 +415,27 @@ async def test_a_violation_of_the_protocol_is_a_plain_disconnect_on_the_stock_wo
             assert (await client.answer()).body == b"alive"
 
 
+@pytest.mark.only_worker("trioloop")
+@pytest.mark.parametrize("name", VIOLATIONS)
+async def test_a_violation_of_the_protocol_fails_with_its_code(name):
+    """RFC 6455, section 7.4.1: 1007 for text that is no UTF-8, 1002 for all else."""
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _), raw_websocket(server.port) as websocket:
+        await websocket.send(VIOLATIONS[name])
+        reason = await watch.reason()
+        assert isinstance(reason, Failed)
+        assert isinstance(reason.error, ProtocolViolation)
+        assert reason.error.code == (1007 if name == "invalid UTF-8" else 1002)
+        assert (await websocket.until_close())[-1].code == reason.error.code
+
+
 # -- slow clients ----------------------------------------------------------------------------------
 
 
 async def test_a_client_that_stops_reading_is_given_up_and_nothing_is_left_behind():
     watch = Watch()
     async with serving(echo(watch), send_timeout=0.5) as (server, _):
-        before = await living_tasks()
+        before = await tasks_at_rest(server)
         async with raw_websocket(server.port, receive_buffer=4096):
             (await watch.ref()).send_nowait(Send(b"x" * MORE_THAN_BUFFERS))
             reason = await watch.reason()
@@ -404,7 +448,7 @@ async def test_a_client_that_stops_reading_is_given_up_and_nothing_is_left_behin
 async def test_a_client_that_floods_and_does_not_read_is_given_up_too():
     watch = Watch()
     async with serving(echo(watch), send_timeout=0.5) as (server, _):
-        before = await living_tasks()
+        before = await tasks_at_rest(server)
         async with (
             raw_websocket(server.port, receive_buffer=4096) as websocket,
             trio.open_nursery() as nursery,
@@ -456,7 +500,7 @@ async def test_a_handler_that_ends_while_the_client_floods_leaves_nothing_behind
         return Close(4000)
 
     async with serving(echo(watch, receive=receive)) as (server, _):
-        before = await living_tasks()
+        before = await tasks_at_rest(server)
         async with raw_websocket(server.port) as websocket:
             await websocket.send(*[frame(TEXT, b"x")] * 1000)
             assert (await websocket.until_close())[-1].code == 4000
