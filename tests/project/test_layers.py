@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EVERYTHING = "everything"
 FACADE = "trioloop"
-SERVER = {"_wire", "hypercorn", "h11", "h2", "wsproto", "trio"}
+SERVER = {"_wire", "h11", "h2", "httptools", "hypercorn", "trio", "websockets", "wsproto"}
 
 MAY_IMPORT = {
     "_core": {"trio"},

@@ -432,7 +432,7 @@ class Machine:
             return None
         if outcome is None:
             return None
-        if hasattr(type(outcome), "__await__"):
+        if type(outcome) not in self.output.plain and hasattr(type(outcome), "__await__"):
             self.callback = callback
             return cast("Awaitable[Any]", outcome)
         self.carry_out(callback, outcome)
