@@ -57,29 +57,30 @@ def search(
     machine: type[HandlerMachine], *, at_most: int, seeded: int, shrink: bool = False
 ) -> Found:
     """Run a machine until it fails."""
-    count = 0
-    first = math.inf
+    made: list[HandlerMachine] = []
+    failed: list[int] = []
 
-    class Counted(machine):
-        def __init__(self) -> None:
-            nonlocal count
-            super().__init__()
-            count += 1
+    def make() -> HandlerMachine:
+        one = machine()
+        made[:] = [one]
+        count[0] += 1
+        end = one.teardown
 
-        def teardown(self) -> None:
-            nonlocal first
+        def teardown() -> None:
             try:
-                super().teardown()
+                end()
             finally:
-                if isinstance(sys.exc_info()[1], Exception):
-                    first = min(first, count)
+                if isinstance(one.failure, Exception):
+                    failed.append(count[0])
 
-    Counted.__name__ = Counted.__qualname__ = machine.__name__
-    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+        one.teardown = teardown
+        return one
+
+    count = [0]
     options = settings(
         max_examples=at_most,
         stateful_step_count=STEPS,
-        phases=phases,
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         database=None,
         deadline=None,
         report_multiple_bugs=False,
@@ -87,18 +88,18 @@ def search(
         print_blob=False,
     )
     try:
-        run_state_machine_as_test(seed(seeded)(Counted), settings=options)
+        run_state_machine_as_test(seed(seeded)(make), settings=options)
     except LawBroken as broken:
-        return Found(first, broken.violation, broken)
+        return Found(failed[0], broken.violation, broken)
     except Exception as error:
-        return Found(first, None, error)
+        return Found(failed[0] if failed else math.inf, None, error)
     return Found(math.inf)
 
 
-def find(mutant: Mutant, *, at_most: int = LIMIT, seeded: int = 0) -> Found:
+def find(mutant: Mutant, *, at_most: int = LIMIT, seeded: int = 0, shrink: bool = False) -> Found:
     """Search for a planted bug."""
     with mutant.planted():
-        return search(mutant.machine, at_most=at_most, seeded=seeded)
+        return search(mutant.machine, at_most=at_most, seeded=seeded, shrink=shrink)
 
 
 def one(job: tuple[int, int, int]) -> tuple[int, float, int, str]:
