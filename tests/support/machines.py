@@ -62,11 +62,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Later:
-    """Start a timer, one of its own for "c", and hibernate until it fires or not."""
+    """Start a timer: "a" and "b" replace each other, "b" and "c" hibernate meanwhile."""
 
     seconds: Soon
     text: Text
-    hibernate: bool
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,9 @@ class Common(LoopHandler[Messages | Joined | Left]):
                 return self.say(text)
             case Work(seconds):
                 return self.work(seconds)
-            case Later(seconds, text, hibernate):
-                key = None if text == "c" else "k"
-                return [SendAfter(seconds, Say(text), key), *[Hibernate()] * hibernate]
+            case Later(seconds, text):
+                timer = SendAfter(seconds, Say(text), None if text == "c" else "k")
+                return [timer] if text == "a" else [timer, Hibernate()]
             case Next(first, second):
                 return [*self.say("next"), Then(Say(first)), Then(Say(second))]
             case Put(text):

@@ -152,6 +152,7 @@ class Acceptor:
         self.overflowed = False
         self.refused: Any = None  # a message, without need
         self.displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
+        self.made_room = False  # DROP_OLDEST has given one up, and is to accept one more
         self.replaced: int | None = None  # KeepLatest: the place of what is being replaced
         self.ended = False  # it has said so itself, or could see it at once
         self.senders = 0  # tasks that are in `await ref.send()`
@@ -231,7 +232,8 @@ class Acceptor:
 
     def _accepts(self, message: Any) -> None:
         self._must(self.reason is None, 3, f"{message!r} was accepted after the end")
-        full = len(self.waiting) - self.displacements_due >= self.limit
+        full = len(self.waiting) - self.displacements_due >= self.limit and not self.made_room
+        self.made_room = False
         if full and self.policy is Overflow.DROP_OLDEST:
             self.displacements_due += 1  # the oldest was in the loop's hands already
         self._must(
@@ -285,6 +287,7 @@ class Acceptor:
                 self.displacements_due -= 1
             else:
                 oldest = self.displacements_due
+        self.made_room = self.displacements_due == oldest  # one for one, also beyond the limit
         right = len(self.waiting) > oldest and self.waiting[oldest] is message
         self._must(right, 2, f"{message!r} was displaced, which is not the oldest")
         del self.waiting[oldest]
@@ -297,7 +300,8 @@ class Acceptor:
         self.replaced = None
 
     def _dead_letter(self, message: Any) -> None:
-        if self.running in ("info", "notify") and self.current is message:
+        owed = any(letter is message for letter in self.letters_owed)
+        if self.running in ("info", "notify") and self.current is message and not owed:
             self.running = None  # an `async def` that never began: a write was still before it
             return
         piles: tuple[deque[Any] | list[Any], ...] = (self.letters_owed, self.first, self.waiting)

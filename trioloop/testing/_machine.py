@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from starlette.types import ASGIApp
 
-from .._core._mailbox import Overflow
+from .._core._mailbox import NOTHING, Overflow
 from .._core._reasons import (
     Completed,
     Crashed,
@@ -192,6 +192,7 @@ class HandlerMachine(RuleBasedStateMachine):
         super().__init__()
         self.steps: list[Call] = []
         self.clients = []
+        self._last: Any = NOTHING  # the message that was sent last
         self._in_step = False
         self._by_hand = not currently_in_test_context()  # nobody else checks the invariants
         self._running = False
@@ -286,13 +287,23 @@ class HandlerMachine(RuleBasedStateMachine):
     def send(self, place: int, message: Any) -> None:
         """Somebody sends a message."""
         self._note_phases()
+        self._last = message
         self.sim.ref(self.pick(place)).try_send(message)
+
+    @precondition(lambda self: self._last is not NOTHING)
+    @rule(place=places)
+    @step
+    def send_again(self, place: int) -> None:
+        """Somebody sends the last message once more."""
+        self._note_phases()
+        self.sim.ref(self.pick(place)).try_send(self._last)
 
     @rule(place=places, message=drawn_messages)
     @step
     def notify(self, place: int, message: Any) -> None:
         """Somebody sends a message for ``notify``."""
         self._note_phases()
+        self._last = message
         with suppress(trio.WouldBlock):
             self.sim.ref(self.pick(place)).notify(message)
 
@@ -321,6 +332,7 @@ class HandlerMachine(RuleBasedStateMachine):
     def burst(self, place: int, messages: list[Any]) -> None:
         """Several messages come before the handler gets to run."""
         self._note_phases()
+        self._last = messages[-1]
         self.sim.ref(self.pick(place)).burst(*messages)
 
     @rule(
