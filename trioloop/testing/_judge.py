@@ -32,6 +32,7 @@ class Judge:
         self._acceptors: dict[str, Acceptor] = {}
         self._clients: dict[str, Acceptor] = {}
         self._next = 0
+        self._rested: tuple[int, float] | None = None  # entries and time, when all was in order
         self.violation: Violation | None = None
 
     def hear(self, *, at_rest: bool = True) -> None:
@@ -96,6 +97,8 @@ class Judge:
 
     def _ask_for_what_is_owed(self) -> None:
         now = self._world.now()
+        if self._rested == (self._next, now):
+            return  # nothing has happened since
         for acceptor in self._acceptors.values():
             acceptor.rest(self._next, now)
         for exchange in self._world.exchanges:
@@ -104,6 +107,7 @@ class Judge:
                 acceptor_of.check_output(
                     self._next, now, exchange.dispatched, all_of_it=exchange.reads_everything
                 )
+        self._rested = self._next, now
 
     def _check_ending(self, exchange: Exchange) -> None:
         acceptor = self._clients.get(exchange.name)
