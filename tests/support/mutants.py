@@ -177,11 +177,11 @@ def only_the_first_alarm(original, output, deadline):
         original(output, deadline)
 
 
-@bug("hibernation forgets its timers", _loop, "hibernate", 7)
-async def sleeps_too_deep(original, machine):
-    if machine.hibernating:
+@bug("hibernation forgets its timers", Machine, "fall_asleep", 7)
+def sleeps_too_deep(original, machine):
+    original(machine)
+    if machine.asleep:
         machine.timers = None
-    await original(machine)
 
 
 @bug("timer outlives its handler", Machine, "bury_all", 5)
@@ -321,7 +321,8 @@ def pulls_others_along(original, machine, error, callback):
 
 @bug("group member left behind", Registry, "forget", 5)
 def stays_a_member(original, registry, machine):
-    machine.belongings.groups.clear()
+    if machine.belongings is not None:
+        machine.belongings.groups.clear()
     original(registry, machine)
 
 

@@ -24,7 +24,13 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 import trio
 from hypothesis import currently_in_test_context, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 from starlette.types import ASGIApp
 
 from .._core._mailbox import NOTHING, Overflow
@@ -46,7 +52,7 @@ from ._messages import messages_for
 from ._schedule import Plan, Policy
 from ._replay import _Source
 from ._simulation import SimulatedExchange, Simulation
-from ._stateful import check_invariants, exchange_rules
+from ._stateful import check_invariants, exchange_rules, invariants_of
 from ._timeline import timeline
 
 GRID: Final = 8
@@ -73,11 +79,8 @@ class SimulatedCrash(Exception):
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """Whether a record tells of a crash that the machine has not made itself.
-
-    Of all that it provokes, such as overflows, the timeline tells.
-    """
-    return record.exc_info is not None and not isinstance(record.exc_info[1], SimulatedCrash)
+    """Whether a record tells of an exception: of overflows and the like the timeline tells."""
+    return bool(record.exc_info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -568,7 +571,7 @@ class Report:
 def as_test(machine: HandlerMachine) -> str:
     """The example as a test that can be pasted, and fails in the same way."""
     cls, source = type(machine), _Source()
-    define = [] if _is_importable(cls) else [*_definition(cls, source), "", ""]
+    define = [] if _is_importable(cls) else [*definition_of(cls, source), "", ""]
     name = cls.__name__ if define else source.name_of(cls)
     lines = [f"def test_found_by_{cls.__name__.lower()}():"]
     if machine.sim.violation is not None:
@@ -604,15 +607,25 @@ def _is_importable(cls: type) -> bool:
     )
 
 
-def _definition(cls: type[HandlerMachine], source: _Source) -> list[str]:
-    """The source of a machine that nobody has written, such as `check_handler`'s."""
-    base = source.name_of(HandlerMachine, "trioloop.testing")
-    handler = cls.handler
-    name = source.name_of(handler) if hasattr(handler, "__qualname__") else source.write(handler)
-    lines = [f"class {cls.__name__}({base}):"]
-    lines += [f"    handler = {name if isinstance(handler, type) else f'staticmethod({name})'}"]
-    lines += [f"    options = {source.write(dict(cls.options))}"] if cls.options else []
+def definition_of(cls: type[HandlerMachine], source: _Source) -> list[str]:
+    """The class statement of a machine that nobody has written, such as `check_handler`'s."""
+    lines = [f"class {cls.__name__}({source.name_of(HandlerMachine, 'trioloop.testing')}):"]
+    for name in ("handler", "app", "path", "method", "notice", "options"):
+        value = getattr(cls, name)
+        if value != getattr(HandlerMachine, name):
+            lines.append(f"    {name} = {_write_attribute(value, source)}")
+    for name, function in invariants_of(cls).items():
+        decorator = source.name_of(invariant)
+        lines.append(f"    {name} = {decorator}()({source.name_of(function)})")
     return lines
+
+
+def _write_attribute(value: Any, source: _Source) -> str:
+    if isinstance(value, type):
+        return source.name_of(value)
+    if not hasattr(value, "__qualname__"):
+        return source.write(dict(value) if isinstance(value, Mapping) else value)
+    return f"staticmethod({source.name_of(value)})"
 
 
 def explain_schedule(machine: HandlerMachine) -> str:

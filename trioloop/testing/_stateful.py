@@ -26,13 +26,20 @@ def exchange_rules(
                 setattr(cls, name, exchange(method))
 
 
+def invariants_of(cls: type) -> dict[str, Callable[..., Any]]:
+    """The functions that are a class's invariants, by their names there."""
+    found = ((name, getattr(getattr(cls, name, None), INVARIANT, None)) for name in dir(cls))
+    return {name: each.function for name, each in found if each is not None}
+
+
 def check_invariants(machine: object) -> None:
     """Call the invariants of a machine, as Hypothesis does after every step.
 
     Raises:
         Exception: one does not hold.
     """
-    for name in dir(type(machine)):
-        invariant = getattr(getattr(type(machine), name, None), INVARIANT, None)
-        if invariant is not None and all(holds(machine) for holds in invariant.preconditions):
-            invariant.function(machine)
+    cls = type(machine)
+    for name, function in invariants_of(cls).items():
+        invariant = getattr(getattr(cls, name), INVARIANT)
+        if all(holds(machine) for holds in invariant.preconditions):
+            function(machine)
