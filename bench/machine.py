@@ -95,7 +95,7 @@ def emptied(machine: type[HandlerMachine], steps: list[int]) -> type[HandlerMach
 def counting(name: str, steps: list[int]) -> Callable[..., None]:
     """A rule that only counts."""
 
-    def count(self: object, **values: Any) -> None:
+    def count(_self: object, **_values: Any) -> None:
         steps[0] += 1
 
     count.__name__ = name

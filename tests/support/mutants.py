@@ -267,7 +267,9 @@ def displaced_and_gone(original, machine, message, policy):
         original(machine, message, policy)
 
 
-@bug("KeepLatest puts the newest last", CoalescingMailbox, "put_nowait", 2, 3, found_by=LatestMachine)
+@bug(
+    "KeepLatest puts the newest last", CoalescingMailbox, "put_nowait", 2, 3, found_by=LatestMachine
+)
 def to_the_end_of_the_queue(original, mailbox, message):
     before = mailbox.count
     accepted = original(mailbox, message)
@@ -331,7 +333,7 @@ def does_not_listen_to_the_server(_original, hub, wait):
     """The server's notice falls on deaf ears."""
 
 
-@bug("cancellation by the server not noticed", Link, "attend", 8, found_by=StockMachine)
+@bug("cancellation by the server not noticed", Link, "attend", 7, 8, found_by=StockMachine)
 async def does_not_feel_the_cancellation(original, link, machine):
     await original(link, Deaf(machine, ShutDown))
 

@@ -49,8 +49,8 @@ from .._web._app import App
 from ._exchange import Disconnect
 from ._explore import minimise_plan
 from ._messages import messages_for
-from ._schedule import Plan, Policy
 from ._replay import _Source
+from ._schedule import Plan, Policy
 from ._simulation import SimulatedExchange, Simulation
 from ._stateful import check_invariants, exchange_rules, invariants_of
 from ._timeline import timeline
@@ -119,7 +119,6 @@ class Call:
 
 def step(method: Callable[..., Any]) -> Callable[..., Any]:
     """Write a rule's call down, so that it can be made again."""
-
     names = list(inspect.signature(method).parameters)[1:]
 
     @functools.wraps(method)

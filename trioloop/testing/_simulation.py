@@ -234,11 +234,7 @@ class Simulation:
 
     def _rests(self) -> bool:
         now = trio.lowlevel.current_statistics()  # which is slow
-        if (
-            now.tasks_runnable
-            or now.run_sync_soon_queue_size
-            or now.seconds_to_next_deadline <= 0
-        ):
+        if now.tasks_runnable or now.run_sync_soon_queue_size or now.seconds_to_next_deadline <= 0:
             return False
         if _io_tasks(now) > self._io_tasks:
             self._refuse_io()

@@ -14,9 +14,7 @@ RULES: Final = ("hypothesis_stateful_rule", "hypothesis_stateful_initialize_rule
 INVARIANT: Final = "hypothesis_stateful_invariant"
 
 
-def exchange_rules(
-    cls: type, exchange: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
+def exchange_rules(cls: type, exchange: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Let the rules that a class defines itself be other functions, for Hypothesis and by hand."""
     for name, method in list(vars(cls).items()):
         for marker in RULES:
