@@ -613,9 +613,9 @@ def definition_of(cls: type[HandlerMachine], source: _Source) -> list[str]:
         value = getattr(cls, name)
         if value != getattr(HandlerMachine, name):
             lines.append(f"    {name} = {_write_attribute(value, source)}")
+    decorator: Any = invariant
     for name, function in invariants_of(cls).items():
-        decorator = source.name_of(invariant)
-        lines.append(f"    {name} = {decorator}()({source.name_of(function)})")
+        lines.append(f"    {name} = {source.name_of(decorator)}()({source.name_of(function)})")
     return lines
 
 

@@ -24,7 +24,7 @@ def exchange_rules(cls: type, exchange: Callable[[Callable[..., Any]], Callable[
                 setattr(cls, name, exchange(method))
 
 
-def invariants_of(cls: type) -> dict[str, Callable[..., Any]]:
+def invariants_of(cls: type) -> dict[str, Any]:
     """The functions that are a class's invariants, by their names there."""
     found = ((name, getattr(getattr(cls, name, None), INVARIANT, None)) for name in dir(cls))
     return {name: each.function for name, each in found if each is not None}
