@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import trio
 
@@ -37,10 +37,10 @@ from trioloop import (
     TimedOut,
 )
 from trioloop.testing._machine import HandlerMachine, Reached
-from trioloop.testing._messages import Seconds
+from trioloop.testing._messages import Eighths
 
 Text: TypeAlias = Literal["a", "b", "c"]
-Key: TypeAlias = Literal["k", "l"] | None
+Soon: TypeAlias = Annotated[float, Eighths(0.0, 1.0)]
 
 ROOM = 3
 """Members of the group; whoever comes when it is full is refused by ``init``."""
@@ -57,23 +57,15 @@ class Say:
 class Work:
     """Take time, in an ``async def`` callback, then write something."""
 
-    seconds: Seconds
+    seconds: Soon
 
 
 @dataclass(frozen=True)
 class Later:
-    """Start a timer."""
+    """Start a timer: "a" and "b" replace each other, "b" and "c" hibernate meanwhile."""
 
-    seconds: Seconds
+    seconds: Soon
     text: Text
-    key: Key
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Cancel a timer."""
-
-    key: Literal["k", "l"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +78,7 @@ class Next:
 
 @dataclass(frozen=True)
 class Put:
-    """Be put back, two times of three."""
+    """Be put back until something is said."""
 
     text: Text
 
@@ -96,14 +88,14 @@ class Rest:
     """Change how to wait."""
 
     how: Literal["hibernate", "continue"]
-    idle_timeout: Seconds | None
+    idle_timeout: Soon | None
 
 
 @dataclass(frozen=True)
-class Mix:
-    """Start a child task, or watch the group."""
+class Do:
+    """Do something that nobody sees."""
 
-    what: Literal["child", "watch"]
+    what: Literal["start a child", "watch", "cancel the timer"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +105,7 @@ class Finish:
     how: Literal["stop", "time out", "reply", "bad return", "bad event", "child"]
 
 
-Messages: TypeAlias = Say | Work | Later | Cancel | Next | Put | Rest | Mix | Finish
+Messages: TypeAlias = Say | Work | Later | Next | Put | Rest | Do | Finish
 
 
 class ChildCrash(Exception):
@@ -128,15 +120,15 @@ async def crash_after(seconds: float) -> None:
 class Common(LoopHandler[Messages | Joined | Left]):
     """What both kinds of handler do alike; timeouts meet on the kit's grid."""
 
-    idle_timeout = 1.5
-    mailbox_size = 3
+    idle_timeout = 2.5
+    mailbox_size = 4
     send_timeout = 1.5
     terminate_timeout = 0.5
 
     def init(self, request: Any) -> Any:
         if len(self.hub.members("room")) >= ROOM:
             return Reply(503)
-        self.puts = 0
+        self.talks = False
         self.join("room")
         self.register(self.ref)
         return None
@@ -147,26 +139,27 @@ class Common(LoopHandler[Messages | Joined | Left]):
     def info(self, message: Messages | Joined | Left) -> Any:
         match message:
             case Say(text):
+                self.talks = not self.talks
                 return self.say(text)
             case Work(seconds):
                 return self.work(seconds)
-            case Later(seconds, text, key):
-                return SendAfter(seconds, Say(text), key)
-            case Cancel(key):
-                return CancelTimer(key)
+            case Later(seconds, text):
+                timer = SendAfter(seconds, Say(text), None if text == "c" else "k")
+                return [timer] if text == "a" else [timer, Hibernate()]
             case Next(first, second):
                 return [*self.say("next"), Then(Say(first)), Then(Say(second))]
             case Put(text):
-                self.puts += 1
-                return Postpone() if self.puts % 3 else self.say(text)
+                return self.say(text) if self.talks else Postpone()
             case Rest("hibernate", idle_timeout):
                 return Hibernate(idle_timeout=idle_timeout)
             case Rest(_, idle_timeout):
                 return Continue(idle_timeout=idle_timeout)
-            case Mix("child"):
+            case Do("start a child"):
                 self.nursery.start_soon(trio.sleep, 0.25)
-            case Mix(_):
+            case Do("watch"):
                 self.watch("room")
+            case Do(_):
+                return CancelTimer("k")
             case Finish(how):
                 return self.finish(how)
             case _:
@@ -193,14 +186,15 @@ class Common(LoopHandler[Messages | Joined | Left]):
 class Stream(EventStreamHandler[Messages | Joined | Left], Common):
     """An event stream."""
 
-    idle_timeout = 1.5
+    idle_timeout = 2.5
     keepalive = 1.0
 
     def say(self, text: str) -> Any:
         return [ServerSentEvent(text)]
 
     def notify(self, message: Any) -> Any:
-        return [ServerSentEvent("noticed"), *(self.info(message) if type(message) is Say else ())]
+        outcome = self.info(message)
+        return [*self.say("noticed"), *outcome] if isinstance(outcome, list) else outcome
 
     def finish(self, how: str) -> Any:
         if how == "bad event":
@@ -264,9 +258,14 @@ class OldestMachine(PolicyMachine):
     overflow = Overflow.DROP_OLDEST
 
 
+def kind_of(message: Any) -> str | None:
+    """What coalesces: of what writes something only the newest is kept; what is put back stays."""
+    return None if type(message) is Put else "loud" if type(message) in (Say, Next) else "quiet"
+
+
 class LatestMachine(PolicyMachine):
     handler = Stream
-    overflow = KeepLatest(lambda message: None if type(message) is Put else type(message).__name__)
+    overflow = KeepLatest(kind_of)
 
 
 class SlowEndMachine(PolicyMachine):

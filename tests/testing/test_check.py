@@ -141,34 +141,51 @@ def test_the_report_has_a_test_to_paste_that_fails_in_the_same_way():
     with pytest.raises(LawBroken, match="law 8") as found:
         check_handler(Saver, steps=5)
     report = "\n".join(found.value.__notes__)
-    _, test, made, *_ = re.split(r"\n\n(?=def test_|class )|\nExplanation", report)
+    source = re.search(r"\nfrom trioloop.*?machine.teardown\(\)", report, re.DOTALL)[0]
     names = {"Saver": Saver}
-    exec(f"from trioloop.testing import HandlerMachine\n{test}\n{made}", names)
+    exec(source, names)
     with pytest.raises(LawBroken, match="law 8"):
         names["test_found_by_savermachine"]()
 
 
+def silence(machine):
+    """An invariant that does not hold when somebody has said something."""
+    assert not any(client.events for client in machine.clients)
+
+
+def make_news():
+    return News()
+
+
 def test_the_class_that_is_printed_has_what_was_given():
-    def make_news():
-        return News()
-
-    machine = check_handler(
-        make_news,
-        messages=st.just("hi"),
-        options={"idle_timeout": 1.0},
-        method="POST",
-        examples=1,
-        steps=1,
-    )
-    from trioloop.testing._check import definition_of
-
-    assert definition_of(machine).splitlines() == [
+    with pytest.raises(AssertionError) as found:
+        check_handler(
+            make_news,
+            messages=st.just("hi"),
+            options={"idle_timeout": 1.0},
+            path="/news",
+            invariants=[silence],
+        )
+    report = "\n".join(found.value.__notes__)
+    source = re.search(r"\nfrom hypothesis.*?machine.teardown\(\)", report, re.DOTALL)[0]
+    assert source.partition("\ndef ")[0].splitlines() == [
+        "",
+        "from hypothesis.stateful import invariant",
+        f"from {__name__} import make_news, silence",
+        "from trioloop.testing import HandlerMachine",
+        "",
+        "",
         "class make_newsMachine(HandlerMachine):",
         "    handler = staticmethod(make_news)",
-        "    method = 'POST'",
-        "    messages = just('hi')",
+        "    path = '/news'",
         "    options = {'idle_timeout': 1.0}",
+        "    invariant_1 = invariant()(silence)",
+        "",
     ]
+    names = {}
+    exec(source, names)
+    with pytest.raises(AssertionError, match="any"):  # the invariant is part of it
+        names["test_found_by_make_newsmachine"]()
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,8 @@ class Machine:
 
     def _cannot_finish(self, reason: TerminateReason) -> bool:
         lost = (Failed, Disconnected)
-        finishing = self.phase == "finishing" and not isinstance(self.reason, lost)
-        return finishing and isinstance(reason, lost)
+        ending = self.phase in ("writing", "finishing") and not isinstance(self.reason, lost)
+        return ending and isinstance(reason, lost)
 
     def _is_interrupted_by(self, reason: TerminateReason) -> bool:
         if self.phase == "waiting":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
-from hypothesis import currently_in_test_context, note, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from starlette.types import ASGIApp
@@ -116,11 +116,6 @@ class _Watched(HandlerMachine):
             elif entry.what == "init raised":
                 cls.init_error = cls.init_error or entry.detail
 
-    def _tell(self) -> None:
-        super()._tell()
-        if currently_in_test_context():
-            note("\n" + definition_of(type(self)))
-
     @classmethod
     def check_that_something_has_begun(cls) -> None:
         if cls.init_error is not None and not cls.begun:
@@ -128,16 +123,3 @@ class _Watched(HandlerMachine):
                 f"each init has raised {cls.init_error!r}, so nothing was checked; what the handler"
                 " needs is given by app=, path= and method="
             ) from cls.init_error
-
-
-def definition_of(machine: type[HandlerMachine]) -> str:
-    """The class that `check_handler` has made, for the test that is to be pasted."""
-    made = {name: getattr(machine, name) for name in ("handler", "app", "path", "method")}
-    made |= {"messages": machine.messages, "options": machine.options}
-    lines = [f"class {machine.__name__}(HandlerMachine):"]
-    for name, value in made.items():
-        if name == "handler" or value != getattr(HandlerMachine, name):
-            shown = getattr(value, "__name__", None) or repr(value)
-            is_function = name in ("handler", "app") and not isinstance(value, type)
-            lines.append(f"    {name} = {f'staticmethod({shown})' if is_function else shown}")
-    return "\n".join(lines)

@@ -31,7 +31,9 @@ class Judge:
         self._world = world
         self._acceptors: dict[str, Acceptor] = {}
         self._clients: dict[str, Acceptor] = {}
+        self._done: set[Acceptor] = set()  # of whom nothing more can come
         self._next = 0
+        self._rested: tuple[int, float] | None = None  # entries and time, when all was in order
         self.violation: Violation | None = None
 
     def hear(self, *, at_rest: bool = True) -> None:
@@ -96,14 +98,20 @@ class Judge:
 
     def _ask_for_what_is_owed(self) -> None:
         now = self._world.now()
-        for acceptor in self._acceptors.values():
-            acceptor.rest(self._next, now)
+        if self._rested == (self._next, now):
+            return  # nothing has happened since
+        for each in self._acceptors.values():
+            if each not in self._done:
+                each.rest(self._next, now)
         for exchange in self._world.exchanges:
-            acceptor_of = self._clients.get(exchange.name)
-            if acceptor_of is not None:
-                acceptor_of.check_output(
+            acceptor = self._clients.get(exchange.name)
+            if acceptor is not None and acceptor not in self._done:
+                acceptor.check_output(
                     self._next, now, exchange.dispatched, all_of_it=exchange.reads_everything
                 )
+                if acceptor.is_over and not exchange.pending:
+                    self._done.add(acceptor)
+        self._rested = self._next, now
 
     def _check_ending(self, exchange: Exchange) -> None:
         acceptor = self._clients.get(exchange.name)

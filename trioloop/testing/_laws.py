@@ -152,6 +152,7 @@ class Acceptor:
         self.overflowed = False
         self.refused: Any = None  # a message, without need
         self.displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
+        self.made_room = False  # DROP_OLDEST has given one up, and is to accept one more
         self.replaced: int | None = None  # KeepLatest: the place of what is being replaced
         self.ended = False  # it has said so itself, or could see it at once
         self.senders = 0  # tasks that are in `await ref.send()`
@@ -188,9 +189,11 @@ class Acceptor:
         elif entry.who == "test":
             self._follow_test(entry)
 
-    def _must(self, fact: bool, law: int, sentence: str) -> None:  # noqa: FBT001 - an assertion
+    def _must(self, fact: bool, law: int, sentence: str, *values: object) -> None:  # noqa: FBT001
+        """An assertion; the values are put into its sentence when it is told."""
         if not fact:
-            raise LawBroken(Violation(law, sentence, self._index, self._time, self.who))
+            told = sentence.format(*values)
+            raise LawBroken(Violation(law, told, self._index, self._time, self.who))
 
     def _follow_client(self, entry: Entry) -> None:
         match entry.what:
@@ -230,19 +233,23 @@ class Acceptor:
     # -- the mailbox -----------------------------------------------------------------------------
 
     def _accepts(self, message: Any) -> None:
-        self._must(self.reason is None, 3, f"{message!r} was accepted after the end")
-        full = len(self.waiting) - self.displacements_due >= self.limit
+        self._must(self.reason is None, 3, "{!r} was accepted after the end", message)
+        full = len(self.waiting) - self.displacements_due >= self.limit and not self.made_room
+        self.made_room = False
         if full and self.policy is Overflow.DROP_OLDEST:
             self.displacements_due += 1  # the oldest was in the loop's hands already
         self._must(
             not full or self.policy in (Overflow.BLOCK, Overflow.DROP_OLDEST),
             3,
-            f"{message!r} was accepted although {len(self.waiting)} of {self.limit} are waiting",
+            "{!r} was accepted although {} of {} are waiting",
+            message,
+            len(self.waiting),
+            self.limit,
         )
         self.waiting.append(message)
 
     def _accepts_own(self, message: Any) -> None:
-        self._must(self.reason is None, 5, f"{message!r} was accepted after the end")
+        self._must(self.reason is None, 5, "{!r} was accepted after the end", message)
         if not isinstance(message, (Down, Joined, Left)):
             self._fire_timer(message)
         self.waiting.append(message)
@@ -250,11 +257,11 @@ class Acceptor:
     def _fire_timer(self, message: Any) -> None:
         for index, (due, _, timed) in enumerate(self.timers):
             if timed is message:
-                self._must(due <= self._time, 7, f"the timer of {message!r} was due at {due:g}")
+                self._must(due <= self._time, 7, "the timer of {!r} was due at {:g}", message, due)
                 del self.timers[index]
                 return
         unblocked = self.policy is Overflow.BLOCK  # a sender that has waited for room
-        self._must(unblocked, 5, f"{message!r} comes from a timer that is not set")
+        self._must(unblocked, 5, "{!r} comes from a timer that is not set", message)
 
     def _refuses(self, message: Any) -> None:
         if len(self.waiting) < self.limit:
@@ -270,7 +277,9 @@ class Acceptor:
         self._must(
             len(self.waiting) >= self.limit,
             3,
-            f"the mailbox overflowed with {len(self.waiting)} of {self.limit} waiting",
+            "the mailbox overflowed with {} of {} waiting",
+            len(self.waiting),
+            self.limit,
         )
         self.overflowed = self.ended = True
 
@@ -285,19 +294,21 @@ class Acceptor:
                 self.displacements_due -= 1
             else:
                 oldest = self.displacements_due
+        self.made_room = self.displacements_due == oldest  # one for one, also beyond the limit
         right = len(self.waiting) > oldest and self.waiting[oldest] is message
-        self._must(right, 2, f"{message!r} was displaced, which is not the oldest")
+        self._must(right, 2, "{!r} was displaced, which is not the oldest", message)
         del self.waiting[oldest]
         self.letters_owed.append(message)
 
     def _replaces(self, message: Any) -> None:
-        self._must(self.replaced is not None, 2, f"{message!r} replaced nothing")
+        self._must(self.replaced is not None, 2, "{!r} replaced nothing", message)
         assert self.replaced is not None
         self.waiting[self.replaced] = message
         self.replaced = None
 
     def _dead_letter(self, message: Any) -> None:
-        if self.running in ("info", "notify") and self.current is message:
+        owed = any(letter is message for letter in self.letters_owed)
+        if self.running in ("info", "notify") and self.current is message and not owed:
             self.running = None  # an `async def` that never began: a write was still before it
             return
         piles: tuple[deque[Any] | list[Any], ...] = (self.letters_owed, self.first, self.waiting)
@@ -314,22 +325,23 @@ class Acceptor:
                     del numbered[index]
                     return
         self._must(
-            self.terminated_at is None, 5, f"{message!r} became a dead letter after terminate"
+            self.terminated_at is None, 5, "{!r} became a dead letter after terminate", message
         )
         due = [timed for when, _, timed in self.timers if when <= self._time]
         self._must(
             any(timed is message for timed in due),
             3,
-            f"{message!r} became a dead letter although it was handled, or never accepted",
+            "{!r} became a dead letter although it was handled, or never accepted",
+            message,
         )
 
     # -- callbacks -------------------------------------------------------------------------------
 
     def _starts(self, callback: str) -> None:
         self._must(
-            self.running is None, 1, f"{callback} was called while {self.running} was running"
+            self.running is None, 1, "{} was called while {} was running", callback, self.running
         )
-        self._must(self.terminated_at is None, 4, f"{callback} was called after terminate")
+        self._must(self.terminated_at is None, 4, "{} was called after terminate", callback)
         self.running = callback
 
     def _init(self, _detail: Any) -> None:
@@ -339,7 +351,7 @@ class Acceptor:
 
     def _info(self, message: Any) -> None:
         self._starts("info")
-        self._must(not self._has_ended(), 3, f"info({message!r}) after the end")
+        self._must(not self._has_ended(), 3, "info({!r}) after the end", message)
         self.current = message
         self.retrying = 0
         self.started += 1
@@ -350,11 +362,8 @@ class Acceptor:
             pile = deque([put_back])
         else:
             pile = self.waiting
-        self._must(
-            bool(pile) and pile[0] is message,
-            2,
-            f"info({message!r}), but the next message is {next(iter(pile), 'none')!r}",
-        )
+        is_next = bool(pile) and pile[0] is message
+        self._must(is_next, 2, "{}", "" if is_next else _out_of_turn(message, pile))
         pile.popleft()
         self._must(not self.displacements_due, 2, "the oldest message was not displaced")
 
@@ -364,7 +373,7 @@ class Acceptor:
         return self.ended or knows or self.terminated_at is not None
 
     def _idle(self, _detail: Any) -> None:
-        self._must(not self.waiting, 3, f"idle although {list(self.waiting)!r} are waiting")
+        self._must(not self.waiting, 3, "idle although {!r} are waiting", list(self.waiting))
         self._must(not self._has_ended(), 3, "idle after the end")
         self._starts("idle")
         due = self.silent_since + self.idle_timeout
@@ -373,7 +382,9 @@ class Acceptor:
         self._must(
             self._time == due or late or freed,
             7,
-            f"idle after {self._time - self.silent_since:g} s, idle_timeout is {self.idle_timeout:g}",
+            "idle after {:g} s, idle_timeout is {:g}",
+            self._time - self.silent_since,
+            self.idle_timeout,
         )
 
     def _returned(self, outcome: Any) -> None:
@@ -444,11 +455,11 @@ class Acceptor:
             for then in self.last_thens:  # nothing of a bad return was carried out
                 self.first = deque(kept for kept in self.first if kept is not then)
         left = [*self.first, *self.retries, *self.postponed, *self.waiting, *self.letters_owed]
-        self._must(not left, 3, f"terminate started and nobody heard of {left!r}")
+        self._must(not left, 3, "terminate started and nobody heard of {!r}", left)
 
     def _check_reason(self, reason: TerminateReason) -> None:
         truth, sentence = _TRUTH[type(reason)](self, reason)
-        self._must(truth, 4, f"terminate heard {reason!r}, but {sentence}")
+        self._must(truth, 4, "terminate heard {!r}, but {}", reason, sentence)
 
     def _left_behind(self, what: Any) -> None:
         self._must(fact=False, law=5, sentence=f"terminate started with {what}")
@@ -461,8 +472,9 @@ class Acceptor:
         self._must(
             self._time <= max(limit, self.lag_end),
             4,
-            f"terminate ran for {self._time - self.terminated_at:g} s,"
-            f" terminate_timeout is {self.terminate_timeout:g}",
+            "terminate ran for {:g} s, terminate_timeout is {:g}",
+            self._time - self.terminated_at,
+            self.terminate_timeout,
         )
 
     # -- at rest ---------------------------------------------------------------------------------
@@ -485,8 +497,9 @@ class Acceptor:
             self._must(
                 now < max(self.blocked_since + self.patience, self.blocked_since + 1e-9),
                 8,
-                f"a write has waited since {self.blocked_since:g}, send_timeout is"
-                f" {self.send_timeout:g}",
+                "a write has waited since {:g}, send_timeout is {:g}",
+                self.blocked_since,
+                self.send_timeout,
             )
         if self.blocked_since is None:
             self._must(
@@ -497,34 +510,42 @@ class Acceptor:
             self._must(
                 now < self.told_at + self.slack or self.told_at == math.inf,
                 8,
-                f"it was told to end at {self.told_at:g}, and goes on",
+                "it was told to end at {:g}, and goes on",
+                self.told_at,
             )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the handler has ended, and nobody waits for it."""
+        return self.terminate_over and not self.senders
 
     def _must_not_forget_senders(self) -> None:
         ended = self.terminated_at is not None
         room = len(self.waiting) < self.limit
-        waiting = "the handler has ended" if ended else f"{len(self.waiting)} of {self.limit} wait"
-        self._must(
-            not self.senders or not (ended or room), 3, f"a sender waits for room, and {waiting}"
-        )
+        if self.senders and (ended or room):
+            why = "the handler has ended" if ended else f"{len(self.waiting)} of {self.limit} wait"
+            self._must(False, 3, "a sender waits for room, and {}", why)
 
     def _must_come_to_its_end(self, now: float) -> None:
         assert self.terminated_at is not None
         self._must(
             self.terminate_over or now < self.terminated_at + self.terminate_timeout,
             4,
-            f"terminate has run since {self.terminated_at:g},"
-            f" terminate_timeout is {self.terminate_timeout:g}",
+            "terminate has run since {:g}, terminate_timeout is {:g}",
+            self.terminated_at,
+            self.terminate_timeout,
         )
 
     def _must_not_wait_in_vain(self, now: float) -> None:
-        self._must(self.refused is None, 3, f"it lives, and has refused {self.refused!r} with room")
+        self._must(
+            self.refused is None, 3, "it lives, and has refused {!r} with room", self.refused
+        )
         ready = [*self.first, *self.retries, *self.waiting]
-        self._must(not ready, 3, f"the handler waits, although {ready!r} is there")
+        self._must(not ready, 3, "the handler waits, although {!r} is there", ready)
         due = self.silent_since + self.idle_timeout
-        self._must(now < due, 7, f"idle was due at {due:g} and was not called")
+        self._must(now < due, 7, "idle was due at {:g} and was not called", due)
         for when, _, message in self.timers:
-            self._must(now < when, 7, f"the timer of {message!r} was due at {when:g}")
+            self._must(now < when, 7, "the timer of {!r} was due at {:g}", message, when)
 
     def check_output(
         self, index: int, now: float, events: list[ServerSentEvent], *, all_of_it: bool
@@ -538,16 +559,16 @@ class Acceptor:
         while self.checked < len(events):
             seen = events[self.checked]
             more = self.checked < len(self.expected_events)
-            self._must(more, 9, f"the client has seen {seen!r}, which nobody returned")
+            self._must(more, 9, "the client has seen {!r}, which nobody returned", seen)
             returned = self.expected_events[self.checked]
             same = _text(seen.data) == _text(returned.data) and seen.event == (
                 returned.event or None
             )
-            self._must(same, 9, f"the client has seen {seen!r}, but {returned!r} was to come")
+            self._must(same, 9, "the client has seen {!r}, but {!r} was to come", seen, returned)
             self.checked += 1
         if all_of_it and self.blocked_since is None and self._wrote_all():
             late = self.expected_events[self.checked :]
-            self._must(not late, 9, f"{late!r} was returned and is not written")
+            self._must(not late, 9, "{!r} was returned and is not written", late)
 
     def _wrote_all(self) -> bool:
         """Whether everything that was returned had to be written."""
@@ -569,6 +590,15 @@ def _hears_errors(handler: Handler[Any]) -> bool:
     """Whether its ``error`` is called, and may take time, before ``terminate``."""
     own = getattr(type(handler), "error", None)
     return own is not getattr(EventStreamHandler, "error", None) and own is not None
+
+
+def _out_of_turn(message: Any, pile: deque[Any]) -> str:
+    if not pile:
+        return f"info({message!r}), but no message waits"
+    another = "another " if repr(pile[0]) == repr(message) else ""
+    earlier = next((place for place, kept in enumerate(pile) if kept is message), 0)
+    overtaken = f" and it has overtaken {earlier}" if earlier > 1 else ""
+    return f"info({message!r}), but the next message is {another}{pile[0]!r}{overtaken}"
 
 
 def _place(numbered: tuple[int, Any]) -> int:

@@ -11,10 +11,12 @@ Laws of this file:
 from __future__ import annotations
 
 import functools
+import inspect
+import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar, cast
@@ -22,10 +24,16 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 import trio
 from hypothesis import currently_in_test_context, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 from starlette.types import ASGIApp
 
-from .._core._mailbox import Overflow
+from .._core._mailbox import NOTHING, Overflow
 from .._core._reasons import (
     Completed,
     Crashed,
@@ -41,8 +49,10 @@ from .._web._app import App
 from ._exchange import Disconnect
 from ._explore import minimise_plan
 from ._messages import messages_for
+from ._replay import _Source
 from ._schedule import Plan, Policy
 from ._simulation import SimulatedExchange, Simulation
+from ._stateful import check_invariants, exchange_rules, invariants_of
 from ._timeline import timeline
 
 GRID: Final = 8
@@ -56,13 +66,21 @@ policies = cast(
     "st.SearchStrategy[Policy]",
     st.one_of(st.just("spawn order"), st.just("reverse"), st.integers(0, 2**32 - 1)),
 )
-places = st.integers(0, MAX_CLIENTS)
+places = st.one_of(st.just(0), st.integers(0, MAX_CLIENTS))  # one handler shall see many messages
 drawn_messages = st.runner().flatmap(lambda machine: machine.message_strategy())
 drawn_bursts = st.runner().flatmap(lambda machine: machine.burst_strategy())
 
 
+logger = logging.getLogger("trioloop")
+
+
 class SimulatedCrash(Exception):
     """What the kit lets a callback raise."""
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record tells of an exception: of overflows and the like the timeline tells."""
+    return bool(record.exc_info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +102,42 @@ class Reached:
 MachineT = TypeVar("MachineT", bound="HandlerMachine")
 
 
-def step(method: Callable[..., None]) -> Callable[..., None]:
+@dataclass(slots=True)
+class Call:
+    """One call of a rule.
+
+    Args:
+        rule: its name.
+        values: its arguments.
+        result: what it returned.
+    """
+
+    rule: str
+    values: dict[str, Any]
+    result: Any = None
+
+
+def step(method: Callable[..., Any]) -> Callable[..., Any]:
     """Write a rule's call down, so that it can be made again."""
+    names = list(inspect.signature(method).parameters)[1:]
 
     @functools.wraps(method)
-    def recorded(self: HandlerMachine, **values: Any) -> None:
-        self.steps.append((method.__name__, values))
-        method(self, **values)
+    def recorded(self: HandlerMachine, *args: Any, **values: Any) -> Any:
+        if self._in_step:  # one rule calls another
+            return method(self, *args, **values)
+        call = Call(method.__name__, {**dict(zip(names, args, strict=False)), **values})
+        self.steps.append(call)
+        self._in_step = True
+        try:
+            call.result = method(self, *args, **values)
+            if self._by_hand:
+                check_invariants(self)
+        except BaseException as error:
+            self.failure = error
+            raise
+        finally:
+            self._in_step = False
+        return call.result
 
     return recorded
 
@@ -120,6 +167,8 @@ class HandlerMachine(RuleBasedStateMachine):
         reached: counts, over all examples of the class, which endings were reached.
         sim: the simulation of this example.
         clients: the exchanges of this example, in the order of their requests.
+        steps: the calls of rules that this example has made.
+        failure: what has ended this example, when something has.
     """
 
     handler: ClassVar[Any] = None
@@ -137,14 +186,19 @@ class HandlerMachine(RuleBasedStateMachine):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.reached = Counter()
+        exchange_rules(cls, step)
         # A deadline would measure the machine's own work, such as Hypothesis's reports.
         cls.TestCase.settings = settings(deadline=None, stateful_step_count=30)
 
     def __init__(self) -> None:
         super().__init__()
-        self.steps: list[tuple[str, dict[str, Any]]] = []
+        self.steps: list[Call] = []
         self.clients = []
+        self._last: Any = NOTHING  # the message that was sent last
+        self._in_step = False
+        self._by_hand = not currently_in_test_context()  # nobody else checks the invariants
         self._running = False
+        self.failure: BaseException | None = None
         self._grace: float | None = None
         self._phases: dict[SimulatedExchange, str] = {}
 
@@ -192,6 +246,7 @@ class HandlerMachine(RuleBasedStateMachine):
         self.sim = Simulation(app, seed=seed, schedule=schedule, notice=self.notice, laws=True)
         self.sim.__enter__()
         self._running = True
+        logger.addFilter(is_news)
         self._come()
 
     def _come(self) -> SimulatedExchange:
@@ -234,30 +289,41 @@ class HandlerMachine(RuleBasedStateMachine):
     def send(self, place: int, message: Any) -> None:
         """Somebody sends a message."""
         self._note_phases()
+        self._last = message
         self.sim.ref(self.pick(place)).try_send(message)
+
+    @precondition(lambda self: self._last is not NOTHING)
+    @rule(place=places)
+    @step
+    def send_again(self, place: int) -> None:
+        """Somebody sends the last message once more."""
+        self._note_phases()
+        self.sim.ref(self.pick(place)).try_send(self._last)
 
     @rule(place=places, message=drawn_messages)
     @step
     def notify(self, place: int, message: Any) -> None:
         """Somebody sends a message for ``notify``."""
         self._note_phases()
+        self._last = message
         with suppress(trio.WouldBlock):
             self.sim.ref(self.pick(place)).notify(message)
 
     @precondition(lambda self: self._blocks())
-    @rule(place=places, message=drawn_messages)
+    @rule(place=places, messages=drawn_bursts)
     @step
-    def send_and_wait(self, place: int, message: Any) -> None:
-        """A task sends a message, and waits until the mailbox has room."""
+    def send_and_wait(self, place: int, messages: list[Any]) -> None:
+        """Several tasks send a message each, and wait until the mailbox has room."""
         self._note_phases()
         observed = self.pick(place).observed
         assert observed is not None
 
-        async def send() -> None:
+        async def send(message: Any) -> None:
             observed.note("send", message)
             observed.note("send returned", await observed.ref.send(message))
 
-        self.sim._nursery.start_soon(send, name="sender")  # noqa: SLF001 - its tasks are the test's
+        for message in messages:
+            self.sim._nursery.start_soon(send, message, name="sender")  # noqa: SLF001 - the test's
         self.sim.settle()
 
     @rule(
@@ -268,6 +334,7 @@ class HandlerMachine(RuleBasedStateMachine):
     def burst(self, place: int, messages: list[Any]) -> None:
         """Several messages come before the handler gets to run."""
         self._note_phases()
+        self._last = messages[-1]
         self.sim.ref(self.pick(place)).burst(*messages)
 
     @rule(
@@ -396,20 +463,26 @@ class HandlerMachine(RuleBasedStateMachine):
         if not self._running:
             return
         self._running = False
+        if not self._by_hand:  # an invariant may have failed
+            self.failure = sys.exc_info()[1]
         self._note_phases()
         try:
-            if self._grace is not None and sys.exc_info()[0] is None:
+            self._end()
+        except Exception as error:
+            self.failure = error
+            raise
+        finally:
+            logger.removeFilter(is_news)
+            self._count()
+            if not self._by_hand:
+                note(Report(self))  # Hypothesis prints it if it comes to that
+
+    def _end(self) -> None:
+        try:
+            if self._grace is not None and self.failure is None:
                 self.sim.shut_down(self._grace)
         finally:
-            try:
-                self.sim.__exit__(None, None, None)
-            finally:
-                self._count()
-                self._tell()
-
-    def _tell(self) -> None:
-        if currently_in_test_context():  # a pasted test is not in one
-            note(Report(self))  # Hypothesis prints it if it comes to that
+            self.sim.__exit__(None, None, None)
 
     def _note_phases(self) -> None:
         for exchange in self.clients:
@@ -487,9 +560,8 @@ class Report:
 
     def __str__(self) -> str:
         machine = self._machine
-        violation = machine.sim.violation
-        parts = [timeline(machine.sim.journal, violation=violation)]
-        if violation is not None:
+        parts = [timeline(machine.sim.journal, violation=machine.sim.violation)]
+        if machine.failure is not None:
             parts.append(f"schedule: {explain_schedule(machine)}")
         parts.append(as_test(machine))
         return "\n" + "\n\n".join(parts)
@@ -497,12 +569,62 @@ class Report:
 
 def as_test(machine: HandlerMachine) -> str:
     """The example as a test that can be pasted, and fails in the same way."""
-    name = type(machine).__name__
-    lines = [f"def test_found_by_{name.lower()}():", f"    machine = {name}()", "    try:"]
-    for rule_name, values in machine.steps:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in values.items())
-        lines.append(f"        machine.{rule_name}({arguments})")
-    return "\n".join([*lines, "    finally:", "        machine.teardown()"])
+    cls, source = type(machine), _Source()
+    define = [] if _is_importable(cls) else [*definition_of(cls, source), "", ""]
+    name = cls.__name__ if define else source.name_of(cls)
+    lines = [f"def test_found_by_{cls.__name__.lower()}():"]
+    if machine.sim.violation is not None:
+        broken = machine.sim.violation
+        lines.append(f"    # Breaks law {broken.law}: {' '.join(broken.sentence.split())}")
+    lines += [f"    machine = {name}()", "    try:"]
+    lines += [f"        {line}" for line in _calls(machine.steps, source)]
+    lines += ["    finally:", "        machine.teardown()"]
+    imports = source.imports()
+    return "\n".join([*imports, *["", ""] * bool(imports), *define, *lines])
+
+
+def _calls(steps: Iterable[Call], source: _Source) -> Iterator[str]:
+    """The lines of a test; what rules returned and others were given has names."""
+    names: dict[int, str] = {}
+    for number, call in enumerate(steps, start=1):
+        values = (f"{key}={names.get(id(v)) or source.write(v)}" for key, v in call.values.items())
+        line = f"machine.{call.rule}({', '.join(values)})"
+        if call.result is not None and type(call.result) not in PLAIN:
+            names[id(call.result)] = f"result_{number}"
+            line = f"result_{number} = {line}"
+        yield line
+
+
+PLAIN: Final = (bool, int, float, str, bytes)
+"""Types whose values need no names."""
+
+
+def _is_importable(cls: type) -> bool:
+    """Whether a test can get at a machine by its name; one in a function is beside the test."""
+    return "<locals>" in cls.__qualname__ or hasattr(
+        sys.modules.get(cls.__module__), cls.__qualname__.partition(".")[0]
+    )
+
+
+def definition_of(cls: type[HandlerMachine], source: _Source) -> list[str]:
+    """The class statement of a machine that nobody has written, such as `check_handler`'s."""
+    lines = [f"class {cls.__name__}({source.name_of(HandlerMachine, 'trioloop.testing')}):"]
+    for name in ("handler", "app", "path", "method", "notice", "options"):
+        value = getattr(cls, name)
+        if value != getattr(HandlerMachine, name):
+            lines.append(f"    {name} = {_write_attribute(value, source)}")
+    decorator: Any = invariant
+    for name, function in invariants_of(cls).items():
+        lines.append(f"    {name} = {source.name_of(decorator)}()({source.name_of(function)})")
+    return lines
+
+
+def _write_attribute(value: Any, source: _Source) -> str:
+    if isinstance(value, type):
+        return source.name_of(value)
+    if not hasattr(value, "__qualname__"):
+        return source.write(dict(value) if isinstance(value, Mapping) else value)
+    return f"staticmethod({source.name_of(value)})"
 
 
 def explain_schedule(machine: HandlerMachine) -> str:
@@ -510,8 +632,7 @@ def explain_schedule(machine: HandlerMachine) -> str:
     plan = machine.sim.schedule.plan
 
     def still_fails(fewer: Plan) -> bool:
-        again = run_again(machine, fewer)
-        return again.sim.violation is not None
+        return _kind(run_again(machine, fewer)) == _kind(machine)
 
     if not plan:
         return "spawn order; the failure is no race"
@@ -521,16 +642,21 @@ def explain_schedule(machine: HandlerMachine) -> str:
     return run_again(machine, smallest).sim.schedule.describe()
 
 
+def _kind(machine: HandlerMachine) -> object:
+    """What makes two failures the same: the law, or the type of the error."""
+    violation = machine.sim.violation
+    return type(machine.failure) if violation is None else violation.law
+
+
 def run_again(machine: HandlerMachine, plan: Plan) -> HandlerMachine:
     """Make an example's steps again under another schedule."""
     again = type(machine)()
-    try:
-        for name, values in machine.steps:
-            given = {**values, "schedule": plan} if name == "start" else values
-            getattr(again, name)(**given)
-    except AssertionError:
-        pass
-    finally:
-        with suppress(AssertionError):
+    again._by_hand = True  # noqa: SLF001 - a machine like the other
+    with suppress(Exception):  # it is in `failure`
+        try:
+            for call in machine.steps:
+                given = {**call.values, "schedule": plan} if call.rule == "start" else call.values
+                getattr(again, call.rule)(**given)
+        finally:
             again.teardown()
     return again

@@ -75,6 +75,8 @@ class Schedule:
     def shuffle(self, batch: MutableSequence[Any]) -> None:
         """Order a batch, as ``random.shuffle`` would; Trio runs it from its end."""
         batch.reverse()
+        if len(batch) < 2 or self.policy == "spawn order":
+            return
         places = [index for index, task in enumerate(batch) if not task.name.startswith("<")]
         if len(places) < 2:
             return  # Trio's own tasks keep their places

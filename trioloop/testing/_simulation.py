@@ -218,23 +218,27 @@ class Simulation:
             self._judge.hear()
 
     def _settle(self) -> None:
-        statistics = trio.lowlevel.current_statistics
+        clock = self._clock
+        may_rest = True
         for _ in range(MAX_TICKS):
             if self._outcome is not None or not self._steps:
                 return
-            now = statistics()
-            if not (
-                now.tasks_runnable
-                or now.run_sync_soon_queue_size
-                or now.seconds_to_next_deadline <= 0
-            ):
-                if _io_tasks(now) > self._io_tasks:
-                    self._refuse_io()
+            if may_rest and self._rests():
                 return
+            clock.asked_for = None
             self._steps.popleft()()
+            may_rest = clock.asked_for is not None and clock.asked_for > clock.current_time()
         raise SimulationError(
             f"livelock at t={self.now():g}: something still runs after {MAX_TICKS} steps"
         )
+
+    def _rests(self) -> bool:
+        now = trio.lowlevel.current_statistics()  # which is slow
+        if now.tasks_runnable or now.run_sync_soon_queue_size or now.seconds_to_next_deadline <= 0:
+            return False
+        if _io_tasks(now) > self._io_tasks:
+            self._refuse_io()
+        return True
 
     def _refuse_io(self) -> None:
         waiting = [task.name for task in _tasks_in(self._nursery) if _waits_for_io(task)]

@@ -66,8 +66,8 @@ class World:
         self._started = trio.Event()
         self._stop = trio.Event()
         self._stopped = trio.Event()
-        self._notice = trio.Event() if notice else None
         self.going_down: trio.Event = trio.Event()
+        self.gives_notice: bool = notice  # the server tells of its shutdown
         self._calls: dict[Exchange, trio.CancelScope] = {}
 
     # -- the application's life ------------------------------------------------------------------
@@ -126,16 +126,9 @@ class World:
         """Whether it has shut down."""
         return self._stopped.is_set()
 
-    @property
-    def gives_notice(self) -> bool:
-        """Whether the server tells of its shutdown."""
-        return self._notice is not None
-
     def give_notice(self) -> None:
-        """The server says that it goes down, if it is one that does."""
+        """The server goes down; applications hear of it if it is one that says so."""
         self.going_down.set()
-        if self._notice is not None:
-            self._notice.set()
 
     def cancel_calls(self) -> None:
         """The grace is over: the server cancels what is left."""
@@ -164,13 +157,8 @@ class World:
     async def serve(self, exchange: Exchange) -> None:
         """The server's side of one request."""
         scope = exchange.request.scope(self.app)
-        if self._notice is not None:
-            wait = self._notice.wait
-
-            async def wait_for_notice() -> None:
-                await wait()
-
-            scope["extensions"][SHUTDOWN_NOTICE] = {"wait": wait_for_notice}
+        if self.gives_notice:  # always the same function: the hub waits once for all requests
+            scope["extensions"][SHUTDOWN_NOTICE] = {"wait": self.going_down.wait}
         acts_for_the_application.set(True)
         _served.set(exchange)
         with trio.CancelScope() as self._calls[exchange]:
