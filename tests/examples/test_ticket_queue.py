@@ -98,7 +98,7 @@ def check_desk(desk):
         path="/desk",
         invariants=[no_ticket_waits_while_a_desk_is_free],
         examples=200,
-        steps=10,
+        steps=20,
     )
 
 

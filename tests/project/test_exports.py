@@ -140,5 +140,38 @@ def test_the_reference_describes_each_public_name_exactly_once():
     assert [name for name, times in described.items() if times > 1] == []
 
 
+PLUMBING = {
+    "Simulation": {"note_stop", "why_it_runs"},
+    "SimulatedRef": {"name"},
+    "VirtualClock": {"start_clock", "deadline_to_sleep_time"},  # for Trio
+    "Schedule": {"shuffle", "random", "uniform"},  # for Trio
+    "FakeConnection": {"feed_body", "make_room", "run"},
+    "HandlerMachine": {"message_strategy", "burst_strategy", "teardown"},
+}
+"""Public members of the kit's classes that are for the kit itself."""
+
+MEMBERS = re.compile(r":: trioloop\.testing\.(\w+).*\n +:members: (.*)")
+
+
+@pytest.mark.parametrize("name", trioloop.testing.__all__)
+def test_the_reference_of_the_kit_describes_each_verb(name):
+    page = (ROOT / "docs" / "reference" / "testing.md").read_text(encoding="utf-8")
+    described = {member for _, members in MEMBERS.findall(page) for member in members.split(", ")}
+    kind = getattr(trioloop.testing, name)
+    bases = [
+        base for base in getattr(kind, "__mro__", ()) if base.__module__.startswith("trioloop")
+    ]
+    verbs = {
+        verb
+        for base in bases
+        for verb, value in vars(base).items()
+        if inspect.isroutine(value) or isinstance(value, property)
+        if not verb.startswith("_")
+    }
+    plumbing = set().union(*(PLUMBING.get(base.__name__, set()) for base in bases))
+    attributes = {verb for verb in verbs if f"\n        {verb}: " in (kind.__doc__ or "")}
+    assert verbs - described - plumbing - attributes == set()
+
+
 def test_the_reference_describes_nothing_else():
     assert [name for name in documented_names() if name not in PROMISED] == []

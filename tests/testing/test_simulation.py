@@ -31,6 +31,7 @@ from trioloop import (
     Failed,
     Hibernate,
     Hub,
+    KeepLatest,
     LoopHandler,
     Overflow,
     Reply,
@@ -135,6 +136,23 @@ def test_a_request_arrives_as_it_was_made(sim, verb, arguments, expected):
     headers.pop("cache-control", None)
     assert [method, query, headers, body] == expected
     assert (exchange.status, exchange.reason, exchange.complete) == (200, Completed(), True)
+
+
+def test_the_host_is_test_unless_it_is_said(sim):
+    assert "host" not in dict(sim.get("/echo").request.headers)
+    seen = []
+    sim._world.app.router.routes.append(Route("/host", see_host(seen)))
+    sim.get("/host")
+    sim.get("/host", headers={"Host": "example.org"})
+    assert seen == ["test", "example.org"]
+
+
+def see_host(seen):
+    async def endpoint(request):
+        seen.append(request.headers["host"])
+        return PlainTextResponse("")
+
+    return endpoint
 
 
 def test_any_method_can_be_asked_with_and_a_path_has_a_query(sim):
@@ -526,6 +544,38 @@ def test_a_ref_says_what_became_of_a_message(sim):
     assert not ref.send(nothing[0])
 
 
+def kind(message):
+    """The key of a message; some have none that can be known."""
+    if callable(message):
+        return None
+    if message == "no key":
+        raise ValueError(message)
+    return str(message)[0]
+
+
+@pytest.mark.parametrize(
+    "overflow, messages, told",
+    [
+        (Overflow.DROP_OLDEST, ["a", "b", "c"], ["accepts a", "accepts b", "displaces a", "dead letter a", "accepts c"]),
+        (Overflow.DROP_NEWEST, ["a", "b", "c"], ["accepts a", "accepts b", "refuses c"]),
+        (Overflow.STOP, ["a", "b", "c"], ["accepts a", "accepts b", "overflows 2", "refuses c"]),
+        (KeepLatest(kind), ["a1", "b", "a2"], ["accepts a1", "accepts b", "displaces a1", "dead letter a1", "replaces a2"]),
+        (KeepLatest(kind), ["no key"], ["key raised no key", "refuses no key"]),
+    ],
+)  # fmt: skip
+def test_the_journal_tells_what_a_full_mailbox_does(overflow, messages, told):
+    app = make_app()
+    app.route("/small", Poll, mailbox_size=2, overflow=overflow)
+    with Simulation(app, laws=True) as sim:
+        ref = sim.ref(sim.get("/small"))
+        ref.send(wait_for_ever)
+        before = len(sim.journal)
+        for message in messages:
+            ref.send_without_settling(message)
+        entries = sim.journal.entries[before:]
+        assert [f"{e.what} {e.detail}" for e in entries if e.who == ref.name] == told
+
+
 def test_a_message_wakes_a_handler_that_hibernates(sim):
     poll = sim.get("/poll")
     sim.ref(poll).send(Hibernate())
@@ -814,6 +864,17 @@ def test_a_lifespan_that_fails_at_the_end_fails_the_test_with_its_own_error():
     app = make_app(lifespan=lifespan_that(end=fail))
     with pytest.raises(ValueError, match="no database"), Simulation(app) as sim:
         sim.shut_down()
+
+
+def test_several_errors_of_a_lifespan_stay_together():
+    def fail_twice():
+        raise ExceptionGroup("both", [ValueError("one"), KeyError("two")])
+
+    with (
+        pytest.raises(ExceptionGroup, match="both"),
+        Simulation(make_app(lifespan=lifespan_that(start=fail_twice))),
+    ):
+        pass
 
 
 def test_a_tests_own_failure_is_not_hidden_by_that_of_the_lifespan():
