@@ -360,6 +360,16 @@ class FakeExchange(Exchange):
         self._send(data, more=more)
         await self._client.settle()
 
+    async def burst(self, *data: str | bytes) -> None:
+        """Send several messages on a WebSocket before the handler gets to run.
+
+        Args:
+            data: the messages.
+        """
+        for one in data:
+            self._send(one, more=True)
+        await self._client.settle()
+
     async def close(self, code: int | None = 1000, reason: str = "") -> None:
         """Close a WebSocket.
 
@@ -390,10 +400,7 @@ class FakeExchange(Exchange):
         """
         again = self._world.reopen(self)
         await self._client.advance(again.wait)
-        request = again.request
-        return await self._client.request(
-            request.method, request.target, headers=dict(request.headers), body=request.body
-        )
+        return await self._client._begin(again.request)  # noqa: SLF001 - the two are one face
 
     async def wait_ended(self) -> TerminateReason:
         """Wait until the handler's ``terminate`` has run.

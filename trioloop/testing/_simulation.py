@@ -680,6 +680,16 @@ class SimulatedExchange(Exchange):
         self._send(data, more=more)
         self._simulation.settle()
 
+    def burst(self, *data: str | bytes) -> None:
+        """Send several messages on a WebSocket before the handler gets to run.
+
+        Args:
+            data: the messages.
+        """
+        for one in data:
+            self._send(one, more=True)
+        self._simulation.settle()
+
     def close(self, code: int | None = 1000, reason: str = "") -> None:
         """Close a WebSocket.
 
@@ -710,10 +720,7 @@ class SimulatedExchange(Exchange):
         """
         again = self._world.reopen(self)
         self._simulation.advance(again.wait)
-        request = again.request
-        return self._simulation.request(
-            request.method, request.target, headers=dict(request.headers), body=request.body
-        )
+        return self._simulation._begin(again.request)  # noqa: SLF001 - the two are one face
 
 
 class SimulatedRef:

@@ -49,6 +49,7 @@ class FakeWebSocketConnection(FakeConnection):
         self.stage: Stage = Stage.HANDSHAKE
         self._response: Message = {}
         self._lock = trio.Lock()
+        self._own_close: Piece | None = None  # the server's, not the application's
         self._closing = False  # a close frame was sent or received: wsproto sends no data after it
 
     async def run(self, app: ASGIApp, scope: Scope) -> None:
@@ -78,7 +79,7 @@ class FakeWebSocketConnection(FakeConnection):
             return
         if not self._closing:
             self._closing = True
-            await self._write_close(event["code"], "")  # wsproto repeats the code
+            await self._write_close(event["code"], "", own=True)  # wsproto repeats the code
         await self._close_stream()
         self._close()
 
@@ -106,7 +107,7 @@ class FakeWebSocketConnection(FakeConnection):
                 return
             await self._write_error(500)
         elif self.stage is Stage.CONNECTED and not self._closing:
-            await self._write_close(1011, "")
+            await self._write_close(1011, "", own=True)
         await self._close_stream()
         self._close()
 
@@ -166,6 +167,14 @@ class FakeWebSocketConnection(FakeConnection):
         framing = 2 if size < 126 else 4 if size < 2**16 else 10
         await self._write(Piece("message", data, framing, size))
 
-    async def _write_close(self, code: int | None, reason: str) -> None:
+    async def _write_close(self, code: int | None, reason: str, *, own: bool = False) -> None:
         size = 0 if code is None else 2 + len(reason.encode())
-        await self._write(Piece("close", (code, reason), 2, size))
+        piece = Piece("close", (code, reason), 2, size)
+        self._own_close = piece if own else None
+        await self._write(piece)
+
+    async def _wait_for_room(self, piece: Piece) -> None:
+        if piece is self._own_close:
+            await self._room.wait()  # the server waits, and no handler with it
+        else:
+            await super()._wait_for_room(piece)
