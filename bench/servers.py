@@ -293,7 +293,15 @@ def cases(options: argparse.Namespace) -> list[Case]:
             Case(title, ("handler", sse), sse, {"handler": handler}, connections, measure, Streams)
         )
         made.append(
-            Case(f"{title}: relay", ("relay", raw), raw, {"relay": relay}, connections, measure, Streams)
+            Case(
+                f"{title}: relay",
+                ("relay", raw),
+                raw,
+                {"relay": relay},
+                connections,
+                measure,
+                Streams,
+            )
         )
     measure = events(10, 100, 20_000 // scale)
     made.append(

@@ -5,7 +5,18 @@ import zlib
 import pytest
 import trio
 import trio.testing
-from support.asgi import Frames, echo, frame, handshake_bytes, is_alive, logged, opened, serving_app, settle, start
+from support.asgi import (
+    Frames,
+    echo,
+    frame,
+    handshake_bytes,
+    is_alive,
+    logged,
+    opened,
+    serving_app,
+    settle,
+    start,
+)
 from support.sockets import Arrivals
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -74,7 +85,10 @@ REFUSED = {
     "two keys": (handshake_bytes(headers=[("sec-websocket-key", "x")]), 400),
     "an old version": (handshake_bytes().replace(b": 13", b": 8"), 426),
     "a body": (handshake_bytes(headers=[("content-length", "3")]) + b"abc", 400),
-    "a subprotocol that is none": (handshake_bytes(headers=[("sec-websocket-protocol", "a b")]), 400),
+    "a subprotocol that is none": (
+        handshake_bytes(headers=[("sec-websocket-protocol", "a b")]),
+        400,
+    ),
 }
 
 

@@ -77,7 +77,9 @@ async def serve_http2(  # noqa: PLR0913 - what Hypercorn's connection takes, and
     """
     own = copy.copy(config)
     own.keep_alive_max_requests = 2**31  # it says good-bye too early: later responses get lost
-    await _Server(worker, ASGIWrapper(worker.app), own, context, ConnectionState(state), stream).serve(first)
+    await _Server(
+        worker, ASGIWrapper(worker.app), own, context, ConnectionState(state), stream
+    ).serve(first)
 
 
 class _Server(TCPServer):
@@ -351,7 +353,9 @@ class _Call:
     def __init__(self, protocol: _Protocol, stream_id: int) -> None:
         self._protocol = protocol
         self._stream_id = stream_id
-        self._waiting: deque[int] = deque()  # flow-controlled lengths of bodies that nobody has read
+        self._waiting: deque[int] = (
+            deque()
+        )  # flow-controlled lengths of bodies that nobody has read
         self._gone = False
         self._put, self._events = trio.open_memory_channel[dict[str, Any]](math.inf)
 

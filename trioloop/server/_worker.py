@@ -117,9 +117,7 @@ class Worker:
 
     # -- connections -----------------------------------------------------------------------------
 
-    async def connect(
-        self, context: WorkerContext, state: dict[str, Any], stream: Stream
-    ) -> None:
+    async def connect(self, context: WorkerContext, state: dict[str, Any], stream: Stream) -> None:
         """Serve one connection, from its beginning to its end."""
         if self._context is None:
             self._context = context
@@ -137,9 +135,7 @@ class Worker:
             if rest is not None:
                 raise rest from None
 
-    async def _connect(
-        self, context: WorkerContext, state: dict[str, Any], stream: Stream
-    ) -> None:
+    async def _connect(self, context: WorkerContext, state: dict[str, Any], stream: Stream) -> None:
         tls = isinstance(stream, trio.SSLStream)
         if isinstance(stream, trio.SSLStream):
             with trio.fail_after(self.settings.tls_handshake_timeout):

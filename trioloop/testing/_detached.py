@@ -9,14 +9,16 @@ import trio
 from starlette.requests import Request
 from starlette.types import Message
 
+from .._core._handler import Handler
 from .._web._hub import Hub
 from .._web._link import Link
-from .._web._loop_handler import LoopHandler
 from .._web._options import check_options
 from .._web._serving import equip
-from ._world import make_request
+from .._web._websocket_handler import WebSocketHandler
+from .._web._websocket_link import WebSocketLink
+from ._world import make_handshake, make_request
 
-HandlerT = TypeVar("HandlerT", bound=LoopHandler[Any])
+HandlerT = TypeVar("HandlerT", bound=Handler[Any])
 
 
 def detached(
@@ -52,16 +54,22 @@ def detached(
         TypeError: no handler, one that has been used, or an option of the wrong type.
         ValueError: an impossible option or path.
     """
-    if not isinstance(handler, LoopHandler):
+    if not isinstance(handler, Handler):
         raise TypeError(f"a handler, not {handler!r}")
     if "ref" in vars(handler):
         raise TypeError(f"{handler!r} has been used; a handler serves one request")
     check_options(handler, {})
     hub = Hub() if hub is None else hub
+    is_websocket = isinstance(handler, WebSocketHandler)
     request = make_request(method, path, headers=headers, body=b"")
+    if is_websocket:
+        request = make_handshake(path, (), origin=None, headers=headers)
     scope = {**request.scope(None), "path_params": dict(path_params or {})}
-    equip(handler, hub, Link(scope, _receive, _send))
-    handler.request = Request(scope, _receive)  # nobody listens to the link
+    if is_websocket:
+        equip(handler, hub, WebSocketLink(scope, _receive, _send))
+    else:
+        equip(handler, hub, Link(scope, _receive, _send))
+        handler.request = Request(scope, _receive)  # nobody listens to the link
     return handler
 
 

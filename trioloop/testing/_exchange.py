@@ -12,15 +12,16 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import quote, unquote
 
-from starlette.types import Scope
+from starlette.types import Message, Scope
 
 from .._core._reasons import TerminateReason
 from .._web._event_stream_handler import EventStreamHandler
 from .._wire import EventStreamDecoder, ServerSentEvent
 from ._connection import FakeConnection, Piece
+from ._websocket_connection import FakeWebSocketConnection
 
 if TYPE_CHECKING:
     from ._observer import Observed
@@ -38,7 +39,8 @@ class Seen:
     Args:
         time: virtual seconds.
         what: ``"head"`` (``(status, headers)``), ``"body"`` (bytes), or ``"eof"`` (``"end"`` when the
-            response is complete, ``"cut"`` when the client can tell that it is not).
+            response is complete, ``"cut"`` when the client can tell that it is not); of a WebSocket
+            also ``"message"`` (`str` or bytes) and ``"close"`` (``(code, reason)``).
         value: as above.
     """
 
@@ -56,12 +58,19 @@ class Request:
         target: the path, with a query if there is one.
         headers: names and values.
         body: all of it; `None` when the test sends it piece by piece.
+        subprotocols: that a WebSocket's client offers; `None` for a request that is none.
     """
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = b""
+    subprotocols: tuple[str, ...] | None = None
+
+    @property
+    def is_websocket(self) -> bool:
+        """Whether it is a WebSocket's handshake."""
+        return self.subprotocols is not None
 
     @property
     def head_size(self) -> int:
@@ -74,7 +83,11 @@ class Request:
         names = {name for name, _ in raw}
         if b"host" not in names:
             raw.insert(0, (b"host", b"test"))
-        if self.body is None:
+        if self.subprotocols is not None:
+            raw += HANDSHAKE
+            if self.subprotocols:
+                raw.append((b"sec-websocket-protocol", ", ".join(self.subprotocols).encode()))
+        elif self.body is None:
             raw.append((b"transfer-encoding", b"chunked"))
         elif self.body and b"content-length" not in names:
             raw.append((b"content-length", b"%d" % len(self.body)))
@@ -83,12 +96,18 @@ class Request:
     def scope(self, app: Any) -> Scope:
         """The ASGI scope that Hypercorn makes of it."""
         path, _, query = self.target.partition("?")
+        own: Scope = {"type": "http", "scheme": "http", "method": self.method, "extensions": {}}
+        if self.subprotocols is not None:
+            own = {
+                "type": "websocket",
+                "scheme": "ws",
+                "subprotocols": list(self.subprotocols),
+                "extensions": {"websocket.http.response": {}},
+            }
         return {
-            "type": "http",
+            **own,
             "asgi": {"spec_version": "2.1", "version": "3.0"},
             "http_version": "1.1",
-            "method": self.method,
-            "scheme": "http",
             "path": unquote(path),
             "raw_path": quote(path, safe="/%:@!$&'()*+,;=~-._").encode("ascii"),
             "query_string": query.encode("ascii"),
@@ -97,8 +116,16 @@ class Request:
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),
             "state": {},
-            "extensions": {},
         }
+
+
+HANDSHAKE: Final = (
+    (b"connection", b"Upgrade"),
+    (b"upgrade", b"websocket"),
+    (b"sec-websocket-version", b"13"),
+    (b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+)
+"""What a client's handshake says (RFC 6455, section 4.1)."""
 
 
 class Exchange:
@@ -110,6 +137,8 @@ class Exchange:
         transcript: all that the client has seen, in order, with times: the same application,
             seed and script give the same transcript.
         body: the bytes of the response's body that the client has read.
+        messages: a WebSocket's messages that the client has read.
+        answers_close: whether a WebSocket's client answers a close frame with its own.
     """
 
     def __init__(self, world: World, request: Request, name: str) -> None:
@@ -118,6 +147,10 @@ class Exchange:
         self.request = request
         self.transcript: list[Seen] = []
         self.body: bytes = b""
+        self.messages: list[str | bytes] = []
+        self.answers_close: bool = True
+        self._closed_with: tuple[int | None, str] | None = None
+        self._held: list[Message] = []  # frames that wait for the handshake's answer
         self._status: int | None = None
         self._headers: dict[str, str] = {}
         self._eof: str | None = None
@@ -128,7 +161,8 @@ class Exchange:
         self._events: list[ServerSentEvent] = []
         self.dispatched: list[ServerSentEvent] = []  # all of them, also those taken out of `events`
         self._retry: int | None = None
-        self.connection: FakeConnection = FakeConnection(
+        make = FakeWebSocketConnection if request.is_websocket else FakeConnection
+        self.connection: FakeConnection = make(
             name, request.method, world.journal.note, self._arrived, world.going_down
         )
         self.observed: Observed | None = None  # the handler, as soon as there is one
@@ -160,6 +194,29 @@ class Exchange:
         self.connection.window = float("inf")
         self._arrived()
         self.connection.make_room()
+
+    def _send(self, data: str | bytes, *, more: bool) -> None:
+        if not self.request.is_websocket:
+            self._send_body(data, more=more)
+            return
+        self._note("sends data", data)
+        kind = "text" if isinstance(data, str) else "bytes"
+        self._send_frame({"type": "websocket.receive", "text": None, "bytes": None, kind: data})
+
+    def _send_frame(self, frame: Message) -> None:
+        if self._status is None:
+            self._held.append(frame)
+        elif not self.connection.gone:
+            self.connection.feed([frame])
+
+    def _close(self, code: int | None = 1000, reason: str = "") -> None:
+        if not self.request.is_websocket:
+            raise RuntimeError(f"{self!r} is no WebSocket; disconnect() leaves")
+        if self._left:
+            raise RuntimeError(f"{self!r} has left already")
+        self._note("closes", (code, reason))
+        self._left = True
+        self._send_frame({"type": "close", "code": code, "reason": reason})
 
     def _send_body(self, data: str | bytes, *, more: bool) -> None:
         body = data.encode() if isinstance(data, str) else data
@@ -233,10 +290,25 @@ class Exchange:
             self._headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in pairs}
             self._see("head", piece.value)
             self._length = self._find_length()
+            if self._status == 101:
+                self.connection.feed(self._held)
+        elif piece.kind in ("message", "close"):
+            if piece.read == piece.size:
+                self._take_frame(piece)
         elif piece.kind == "body" and stop > start:
             self._take_body(piece.value[start:stop])
         if len(self.body) == self._length or (piece.kind == "end" and piece.read == piece.size):
             self._end("end")
+
+    def _take_frame(self, piece: Piece) -> None:
+        self._see(piece.kind, piece.value)
+        if piece.kind == "message":
+            self.messages.append(piece.value)
+            return
+        self._closed_with = piece.value
+        self._end("end")
+        if self.answers_close and not self._left:
+            self.connection.feed([{"type": "close", "code": piece.value[0], "reason": ""}])
 
     def _find_length(self) -> int | None:
         """The body's length, if its head tells (RFC 9112, section 6.3)."""
@@ -266,13 +338,35 @@ class Exchange:
         return self._headers
 
     @property
+    def accepted(self) -> bool:
+        """Whether the client has seen its WebSocket accepted."""
+        return self._status == 101
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was chosen for a WebSocket."""
+        return self._headers.get("sec-websocket-protocol")
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the close frame that the client has read."""
+        return None if self._closed_with is None else self._closed_with[0]
+
+    @property
+    def close_reason(self) -> str:
+        """Its reason."""
+        return "" if self._closed_with is None else self._closed_with[1]
+
+    @property
     def has_left(self) -> bool:
         """Whether the client has disconnected."""
         return self._left
 
     @property
     def transport(self) -> str:
-        """``"long poll"`` or ``"event stream"``."""
+        """``"long poll"``, ``"event stream"`` or ``"WebSocket"``."""
+        if self.request.is_websocket:
+            return "WebSocket"
         stream = self.observed is not None and isinstance(self.observed.handler, EventStreamHandler)
         return "event stream" if stream else "long poll"
 
@@ -392,7 +486,6 @@ def reconnection(exchange: Exchange) -> Reconnection:
     if exchange.last_event_id:
         headers = (*headers, ("Last-Event-ID", exchange.last_event_id))
     wait = (exchange.retry or 0) / 1000
-    request = Request(
-        exchange.request.method, exchange.request.target, headers, exchange.request.body
-    )
+    asked = exchange.request
+    request = Request(asked.method, asked.target, headers, asked.body, asked.subprotocols)
     return Reconnection(request, wait)

@@ -22,10 +22,17 @@ from .._core._reasons import TerminateReason
 from .._core._ref import HandlerRef
 from .._web._hub import Hub
 from ._clock import VirtualClock
-from ._exchange import Disconnect, Exchange
+from ._exchange import Disconnect, Exchange, Request
 from ._journal import Journal
 from ._schedule import Policy, Schedule, scheduled_by
-from ._world import World, bare_error, check_step, event_stream_headers, make_request
+from ._world import (
+    World,
+    bare_error,
+    check_step,
+    event_stream_headers,
+    make_handshake,
+    make_request,
+)
 
 
 class FakeClients(VirtualClock):
@@ -193,6 +200,9 @@ class FakeClient:
             The exchange, settled.
         """
         request = make_request(method, target, headers=headers, body=body, json=json)
+        return await self._begin(request)
+
+    async def _begin(self, request: Request) -> FakeExchange:
         exchange = FakeExchange(self._world, request, self)
         self._world.add(exchange)
         self._nursery.start_soon(self._world.serve, exchange, name=exchange.name)
@@ -217,6 +227,28 @@ class FakeClient:
     ) -> FakeExchange:
         """A client sends a POST request."""
         return await self.request("POST", target, headers=headers, body=body, json=json)
+
+    async def websocket(
+        self,
+        target: str,
+        *,
+        subprotocols: tuple[str, ...] = (),
+        origin: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> FakeExchange:
+        """A client opens a WebSocket. What it sends waits for the handshake's answer.
+
+        Args:
+            target: a path, with a query if there is one.
+            subprotocols: that the client offers.
+            origin: of the web page that opens it; `None` for a client that is no browser.
+            headers: names and values.
+
+        Returns:
+            The exchange, settled.
+        """
+        request = make_handshake(target, subprotocols, origin=origin, headers=headers)
+        return await self._begin(request)
 
     async def sse(
         self,
@@ -319,13 +351,33 @@ class FakeExchange(Exchange):
         await self._client.settle()
 
     async def send(self, data: str | bytes, *, more: bool = True) -> None:
-        """Send a piece of the request's body.
+        """Send a piece of the request's body, or a message on a WebSocket.
 
         Args:
-            data: the piece.
-            more: whether another will follow.
+            data: the piece, or the message.
+            more: whether another piece will follow.
         """
-        self._send_body(data, more=more)
+        self._send(data, more=more)
+        await self._client.settle()
+
+    async def burst(self, *data: str | bytes) -> None:
+        """Send several messages on a WebSocket before the handler gets to run.
+
+        Args:
+            data: the messages.
+        """
+        for one in data:
+            self._send(one, more=True)
+        await self._client.settle()
+
+    async def close(self, code: int | None = 1000, reason: str = "") -> None:
+        """Close a WebSocket.
+
+        Args:
+            code: of the close frame; `None` for an empty one.
+            reason: of the close frame.
+        """
+        self._close(code, reason)
         await self._client.settle()
 
     async def disconnect(self, how: Disconnect = "clean") -> None:
@@ -348,10 +400,7 @@ class FakeExchange(Exchange):
         """
         again = self._world.reopen(self)
         await self._client.advance(again.wait)
-        request = again.request
-        return await self._client.request(
-            request.method, request.target, headers=dict(request.headers), body=request.body
-        )
+        return await self._client._begin(again.request)  # noqa: SLF001 - the two are one face
 
     async def wait_ended(self) -> TerminateReason:
         """Wait until the handler's ``terminate`` has run.

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from .._core._errors import SendTimedOut
-from .._core._reasons import Completed, Crashed, Failed, ShutDown, Stopped, TimedOut
+from .._core._errors import MessageTooLarge, SendTimedOut
+from .._core._reasons import (
+    Completed,
+    Crashed,
+    Failed,
+    Overflowed,
+    ShutDown,
+    Stopped,
+    TerminateReason,
+    TimedOut,
+)
 from ._laws import Acceptor, LawBroken, Violation
 
 if TYPE_CHECKING:
@@ -15,6 +25,22 @@ if TYPE_CHECKING:
 
 MIN_RETRY: Final = 1000
 """Milliseconds; of three clients that are told less, all may draw the same number by chance."""
+
+
+CLOSE_CODES: Final[Mapping[type, tuple[int, ...]]] = {
+    Crashed: (1011,),
+    Overflowed: (1013, 1008),
+    ShutDown: (1012,),
+    TimedOut: (1000,),
+    Failed: (1009,),
+}
+"""With which codes these reasons close an open WebSocket."""
+
+
+def _may_close(reason: TerminateReason, code: int | None) -> bool:
+    if isinstance(reason, Failed) and not isinstance(reason.error, MessageTooLarge):
+        return True  # the server has closed in its own way, or could not
+    return code in CLOSE_CODES[type(reason)]
 
 
 class Judge:
@@ -106,9 +132,9 @@ class Judge:
         for exchange in self._world.exchanges:
             acceptor = self._clients.get(exchange.name)
             if acceptor is not None and acceptor not in self._done:
-                acceptor.check_output(
-                    self._next, now, exchange.dispatched, all_of_it=exchange.reads_everything
-                )
+                seen, everything = (self._next, now), exchange.reads_everything
+                acceptor.check_output(*seen, exchange.dispatched, all_of_it=everything)
+                acceptor.check_messages(*seen, exchange.messages, all_of_it=everything)
                 if acceptor.is_over and not exchange.pending:
                     self._done.add(acceptor)
         self._rested = self._next, now
@@ -119,6 +145,10 @@ class Judge:
             return
         reason = acceptor.reason
         complete, cut = exchange.complete, exchange.aborted
+        if exchange.accepted and type(reason) in CLOSE_CODES:
+            right = acceptor.cancelled or _may_close(reason, exchange.close_code)
+            self._blame(right, 4, acceptor.who, f"{reason!r} closed with {exchange.close_code}")
+            return
         if isinstance(reason, (Completed, Stopped, TimedOut)):
             right = complete
         elif isinstance(reason, Crashed):

@@ -43,6 +43,9 @@ from .._core._ref import Down
 from .._core._registry import Joined, Left
 from .._web._commands import Reply
 from .._web._event_stream_handler import EventStreamHandler
+from .._web._websocket_commands import Close, Send
+from .._web._websocket_handler import WebSocketHandler
+from .._web._websocket_link import UNHEARD_SECONDS
 from .._wire import ServerSentEvent
 from ._connection import KEEP_ALIVE
 from ._journal import Entry
@@ -60,10 +63,17 @@ LAWS = {
 }
 
 
-UNABLE = {"body": 0.0, "end": KEEP_ALIVE, "head": math.inf}
+UNABLE = {
+    "body": 0.0,
+    "end": KEEP_ALIVE,
+    "head": math.inf,
+    "message": UNHEARD_SECONDS,
+    "close": UNHEARD_SECONDS,
+}
 """Seconds after ``send_timeout`` for which the stock worker cannot be made to drop the connection,
 by the part of the response that waits: to h11 a response whose end waits is complete, so the
-connection is kept alive; and a call that returns while its head waits would break the server."""
+connection is kept alive; and a call that returns while its head waits would break the server. Of a
+WebSocket it has to be told first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,7 @@ class Acceptor:
         notice: whether the server tells of its shutdown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - one line for each thing to remember
         self, handler: Handler[Any], who: str, client: str, *, notice: bool = False
     ) -> None:
         self.who = who
@@ -162,12 +172,20 @@ class Acceptor:
         self.cancelled = False  # the grace is over: the server does not wait for what is written
         self.told_at = math.inf  # when the handler had to hear of it
         self.blocked_since: float | None = None
+        self.unable = 0.0  # see UNABLE
         self.patience = math.inf  # for the write that waits
         self.unblocked_at = -math.inf
         self.lag_end = -math.inf
         self.lag_start = -math.inf
         self.expected_events: list[ServerSentEvent] = []
         self.checked = 0  # events that the client has seen, and that were the right ones
+        self.is_websocket = isinstance(handler, WebSocketHandler)
+        self.unreceived: deque[str | bytes] = deque()  # what the client has sent on a WebSocket
+        self.stalled = False  # its client does not read
+        self.paused = False  # the handler does not want it now
+        self.received_at = -math.inf  # when a `receive` has returned last
+        self.expected_messages: list[str | bytes] = []
+        self.checked_messages = 0
         self._index = 0
         self._time = 0.0
 
@@ -197,11 +215,22 @@ class Acceptor:
 
     def _follow_client(self, entry: Entry) -> None:
         match entry.what:
-            case "disconnects" if entry.detail != "vanish":
+            case "disconnects" | "closes" if entry.detail != "vanish":
                 self.gone = True
-                self.gone_at = entry.time
+                # What the client has sent before hides it, until its turn has come; so does our
+                # answer to its close frame, until it can be written.
+                stuck = entry.what == "closes" and self.stalled
+                self.gone_at = math.inf if self.unreceived or stuck else entry.time
+            case "stalls" | "resumes":
+                self.stalled = entry.what == "stalls"
+                if self.gone and not (self.stalled or self.unreceived):
+                    self.gone_at = min(self.gone_at, entry.time)
+            case "sends data":
+                self.unreceived.append(entry.detail)
             case "write waits":
-                self.patience = self.send_timeout + UNABLE[entry.detail]
+                refused = self._refuses_a_websocket(entry)
+                self.unable = math.inf if refused else UNABLE[entry.detail]
+                self.patience = self.send_timeout + self.unable
                 self.blocked_since = (
                     entry.time if self.blocked_since is None else self.blocked_since
                 )
@@ -212,6 +241,10 @@ class Acceptor:
                 self._tell_to_end()
             case _:
                 pass
+
+    def _refuses_a_websocket(self, entry: Entry) -> bool:
+        """The head of a refusal goes out with its body, and waits like one."""
+        return self.is_websocket and entry.detail in ("body", "end")
 
     def _tell_to_end(self, _detail: Any = None) -> None:
         self.ending_asked = True
@@ -379,8 +412,9 @@ class Acceptor:
         due = self.silent_since + self.idle_timeout
         late = self.lag_start <= due <= self.lag_end == self._time
         freed = due <= self.unblocked_at == self._time
+        busy = due <= self.received_at == self._time  # with what the client had sent
         self._must(
-            self._time == due or late or freed,
+            self._time == due or late or freed or busy,
             7,
             "idle after {:g} s, idle_timeout is {:g}",
             self._time - self.silent_since,
@@ -399,6 +433,25 @@ class Acceptor:
             self._carry_out(command)
         self.first.extendleft(reversed(self.last_thens))
 
+    def _receive(self, data: str | bytes) -> None:
+        self._starts("receive")
+        self._must(not self._has_ended(), 3, f"receive({data!r}) after the end")
+        first = self.unreceived[0] if self.unreceived else None
+        self._must(
+            type(first) is type(data) and first == data,
+            2,
+            f"receive({data!r}), but the client's next message is {first!r}",
+        )
+        self.unreceived.popleft()
+        if self.gone and not (self.unreceived or self.stalled):
+            self.gone_at = self._time
+
+    def _received(self, outcome: Any) -> None:
+        silent_since = self.silent_since
+        self._returned(outcome)
+        self.silent_since = silent_since  # what the client sends does not move it
+        self.received_at = self._time
+
     def _sort_postponed(self, *, postpone: bool) -> None:
         if not (postpone and self.retrying):
             self.retries = deque(sorted([*self.retries, *self.postponed], key=_place))
@@ -408,6 +461,8 @@ class Acceptor:
             self.postponed = sorted([*self.postponed, (place, self.current)], key=_place)
 
     def _carry_out(self, command: Any) -> None:
+        if isinstance(command, Continue) and command.receive is not None:
+            self.paused = not command.receive
         match command:
             case Continue(idle_timeout=seconds) | Hibernate(idle_timeout=seconds):
                 self.idle_timeout = self.idle_timeout if seconds is None else seconds
@@ -418,8 +473,10 @@ class Acceptor:
                 self.timers.append((self._time + delay, key, message))
             case CancelTimer(key):
                 self._forget_timer(key)
-            case Stop() | Reply():
+            case Stop() | Reply() | Close():
                 self.ended = True
+            case Send(data):
+                self.expected_messages.append(data)
             case ServerSentEvent():
                 if command.data is not None:
                     self.expected_events.append(command)
@@ -495,7 +552,7 @@ class Acceptor:
             self._must_not_wait_in_vain(now)
         if self.blocked_since is not None:
             self._must(
-                now < max(self.blocked_since + self.patience, self.blocked_since + 1e-9),
+                now < self._blocked_until(),
                 8,
                 "a write has waited since {:g}, send_timeout is {:g}",
                 self.blocked_since,
@@ -518,6 +575,12 @@ class Acceptor:
     def is_over(self) -> bool:
         """Whether the handler has ended, and nobody waits for it."""
         return self.terminate_over and not self.senders
+
+    def _blocked_until(self) -> float:
+        """When the write that waits must have been given up."""
+        assert self.blocked_since is not None
+        since = self.blocked_since
+        return max(since + self.patience, since + 1e-9, self.lag_end + self.unable)
 
     def _must_not_forget_senders(self) -> None:
         ended = self.terminated_at is not None
@@ -542,6 +605,8 @@ class Acceptor:
         )
         ready = [*self.first, *self.retries, *self.waiting]
         self._must(not ready, 3, "the handler waits, although {!r} is there", ready)
+        unreceived = self.unreceived and not self.paused and self.silent_since < math.inf
+        self._must(not unreceived, 3, "the handler waits, although {!r} was sent", self.unreceived)
         due = self.silent_since + self.idle_timeout
         self._must(now < due, 7, "idle was due at {:g} and was not called", due)
         for when, _, message in self.timers:
@@ -568,6 +633,24 @@ class Acceptor:
             self.checked += 1
         if all_of_it and self.blocked_since is None and self._wrote_all():
             late = self.expected_events[self.checked :]
+            self._must(not late, 9, "{!r} was returned and is not written", late)
+
+    def check_messages(
+        self, index: int, now: float, messages: list[str | bytes], *, all_of_it: bool
+    ) -> None:
+        """What a WebSocket's client has seen is what was returned, in that order.
+
+        Raises:
+            LawBroken: it is not.
+        """
+        self._index, self._time = index, now
+        for seen in messages[self.checked_messages :]:
+            returned = self.expected_messages[self.checked_messages :][:1]
+            right = [type(one) for one in returned] == [type(seen)] and returned == [seen]
+            self._must(right, 9, "the client has seen {!r}, but {!r} was to come", seen, returned)
+            self.checked_messages += 1
+        if all_of_it and self.blocked_since is None and self._wrote_all():
+            late = self.expected_messages[self.checked_messages :]
             self._must(not late, 9, "{!r} was returned and is not written", late)
 
     def _wrote_all(self) -> bool:
@@ -624,6 +707,9 @@ _STEPS: dict[str, _Step] = {
     "info": Acceptor._info,  # noqa: SLF001
     "notify": Acceptor._info,  # noqa: SLF001
     "idle": Acceptor._idle,  # noqa: SLF001
+    "receive": Acceptor._receive,  # noqa: SLF001
+    "receive returned": Acceptor._received,  # noqa: SLF001
+    "receive raised": Acceptor._raised,  # noqa: SLF001
     "init returned": Acceptor._returned,  # noqa: SLF001
     "info returned": Acceptor._returned,  # noqa: SLF001
     "notify returned": Acceptor._returned,  # noqa: SLF001
@@ -666,8 +752,8 @@ def _failed_truly(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:
 
 
 def _stopped_truly(acceptor: Acceptor, _reason: Any) -> tuple[bool, str]:
-    said = any(isinstance(c, (Stop, Reply)) for c in acceptor.returned)
-    return said, "no callback returned Stop or Reply"
+    said = any(isinstance(c, (Stop, Reply, Close)) for c in acceptor.returned)
+    return said, "no callback returned Stop, Reply or Close"
 
 
 _TRUTH: dict[type, Callable[[Acceptor, Any], tuple[bool, str]]] = {
@@ -679,7 +765,7 @@ _TRUTH: dict[type, Callable[[Acceptor, Any], tuple[bool, str]]] = {
     TimedOut: _idle_was_due,
     Crashed: _crashed_truly,
     Overflowed: lambda a, r: (
-        a.overflowed or r.what == "body",
+        a.overflowed or r.what != "mailbox",
         "the mailbox was never full",
     ),
     Disconnected: lambda a, _r: (a.gone, "the client is still there"),

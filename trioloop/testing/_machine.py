@@ -46,6 +46,7 @@ from .._core._reasons import (
     TimedOut,
 )
 from .._web._app import App
+from .._web._websocket_handler import WebSocketHandler
 from ._exchange import Disconnect
 from ._explore import minimise_plan
 from ._messages import messages_for
@@ -68,6 +69,7 @@ policies = cast(
 )
 places = st.one_of(st.just(0), st.integers(0, MAX_CLIENTS))  # one handler shall see many messages
 drawn_messages = st.runner().flatmap(lambda machine: machine.message_strategy())
+drawn_data = st.runner().flatmap(lambda machine: type(machine).data)
 drawn_bursts = st.runner().flatmap(lambda machine: machine.burst_strategy())
 
 
@@ -91,7 +93,7 @@ class Reached:
         reason: the type of the terminate reason.
         phase: where the handler was: ``"before the start"``, ``"waiting"``, ``"in a callback"``,
             ``"sending"``.
-        transport: ``"long poll"`` or ``"event stream"``.
+        transport: ``"long poll"``, ``"event stream"`` or ``"WebSocket"``.
     """
 
     reason: type[TerminateReason]
@@ -162,6 +164,8 @@ class HandlerMachine(RuleBasedStateMachine):
         path: where clients ask.
         method: how.
         messages: a strategy of messages; by default made from the handler's message type.
+        websocket: whether clients open WebSockets; by default when ``handler`` is a class of them.
+        data: a strategy of what WebSocket clients send.
         options: overrides for the route.
         notice: whether the server tells of a shutdown, as ``trioloop serve`` does.
         reached: counts, over all examples of the class, which endings were reached.
@@ -176,6 +180,8 @@ class HandlerMachine(RuleBasedStateMachine):
     path: ClassVar[str] = "/"
     method: ClassVar[str] = "GET"
     messages: ClassVar[st.SearchStrategy[Any] | None] = None
+    websocket: ClassVar[bool | None] = None
+    data: ClassVar[st.SearchStrategy[Any]] = st.text(max_size=8) | st.binary(max_size=8)
     options: ClassVar[Mapping[str, Any]] = {}
     notice: ClassVar[bool] = True
     reached: ClassVar[Counter[Reached]]
@@ -217,6 +223,13 @@ class HandlerMachine(RuleBasedStateMachine):
         return app
 
     @classmethod
+    def is_websocket(cls) -> bool:
+        """Whether clients open WebSockets."""
+        if cls.websocket is not None:
+            return cls.websocket
+        return isinstance(cls.handler, type) and issubclass(cls.handler, WebSocketHandler)
+
+    @classmethod
     def message_strategy(cls) -> st.SearchStrategy[Any]:
         """What is sent to handlers.
 
@@ -250,7 +263,10 @@ class HandlerMachine(RuleBasedStateMachine):
         self._come()
 
     def _come(self) -> SimulatedExchange:
-        exchange = self.sim.request(self.method, self.path, json=None)
+        if self.is_websocket():
+            exchange = self.sim.websocket(self.path)
+        else:
+            exchange = self.sim.request(self.method, self.path, json=None)
         self.clients.append(exchange)
         return exchange
 
@@ -421,6 +437,36 @@ class HandlerMachine(RuleBasedStateMachine):
         exchange = self.pick(place)
         if not exchange.has_left:
             exchange.disconnect(how)
+
+    @precondition(lambda self: self.is_websocket())
+    @rule(place=places, data=drawn_data)
+    @step
+    def client_sends(self, place: int, data: Any) -> None:
+        """A WebSocket's client sends a message."""
+        self._note_phases()
+        exchange = self.pick(place)
+        if not exchange.has_left:
+            exchange.send(data)
+
+    @precondition(lambda self: self.is_websocket())
+    @rule(place=places, data=st.lists(drawn_data, min_size=2, max_size=5))
+    @step
+    def client_sends_several(self, place: int, data: list[Any]) -> None:
+        """A WebSocket's client sends several messages before the handler gets to run."""
+        self._note_phases()
+        exchange = self.pick(place)
+        if not exchange.has_left:
+            exchange.burst(*data)
+
+    @precondition(lambda self: self.is_websocket())
+    @rule(place=places, code=st.sampled_from([1000, 1001, 4000, None]))
+    @step
+    def client_closes(self, place: int, code: int | None) -> None:
+        """A WebSocket's client closes."""
+        self._note_phases()
+        exchange = self.pick(place)
+        if not exchange.has_left:
+            exchange.close(code)
 
     @rule(place=places, window=st.sampled_from([0, 0, 1, 64, 256]))
     @step

@@ -24,7 +24,7 @@ from ._journal import Journal
 NOT_ITS_OWN = ("ref", "hub", "request", "last_event_id")
 """What the library has set on a handler."""
 
-CALLBACKS = ("init", "info", "notify", "idle", "terminate")
+CALLBACKS = ("init", "info", "notify", "idle", "receive", "terminate")
 
 acts_for_the_application: Final = ContextVar("acts_for_the_application", default=False)
 """Set in the tasks of the application, and so in all that they start: whoever else sends is the test."""
@@ -66,7 +66,9 @@ class Observed:
         self._nurseries: set[trio.Nursery] = set()
         observe_mailbox(machine.mailbox, machine, self)
         for callback in CALLBACKS:
-            method = getattr(self.handler, callback)
+            method = getattr(self.handler, callback, None)
+            if method is None:
+                continue  # only a WebSocket receives
             self.handler.__dict__[callback] = partial(self._call, callback, method)
 
     def note(self, what: str, detail: Any = None) -> None:

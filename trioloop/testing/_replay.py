@@ -177,7 +177,11 @@ def _request(entry: Entry) -> Step:
     options: dict[str, Any] = {}
     verb = request.method.lower()
     args: tuple[str, ...] = (request.target,)
-    if headers == event_stream_headers(None, last_id) and request.body == b"":
+    if request.is_websocket:
+        verb = "websocket"
+        options |= {"subprotocols": request.subprotocols} if request.subprotocols else {}
+        options |= {"headers": headers} if headers else {}
+    elif headers == event_stream_headers(None, last_id) and request.body == b"":
         verb = "sse"
         options = {} if last_id is None else {"last_event_id": last_id}
         options |= {} if request.method == "GET" else {"method": request.method}
@@ -202,6 +206,8 @@ _STEPS: Final[Mapping[str, Callable[[Entry], Step]]] = {
     "is stopped": lambda e: Step(e.time, e.who, "stop"),
     "is to crash": lambda e: Step(e.time, "simulation", "crash_next", (Named(e.who), e.detail)),
     "sends": lambda e: _send(e) if e.who == "test" else _piece(e, more=True),
+    "sends data": lambda e: Step(e.time, e.who, "send", (e.detail,)),
+    "closes": lambda e: Step(e.time, e.who, "close", tuple(e.detail)),
     "sends last": lambda e: _piece(e, more=False),
     "later": _later,
 }

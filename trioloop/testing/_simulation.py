@@ -28,14 +28,21 @@ from starlette.types import ASGIApp
 from .._core._ref import HandlerRef
 from .._web._hub import Hub
 from ._clock import VirtualClock
-from ._exchange import Disconnect, Exchange
+from ._exchange import Disconnect, Exchange, Request
 from ._journal import Journal
 from ._judge import Judge
 from ._laws import Violation
 from ._observer import Observed
 from ._schedule import Policy, Schedule, scheduled_by
 from ._timeline import timeline
-from ._world import World, bare_error, check_step, event_stream_headers, make_request
+from ._world import (
+    World,
+    bare_error,
+    check_step,
+    event_stream_headers,
+    make_handshake,
+    make_request,
+)
 
 ResultT = TypeVar("ResultT")
 
@@ -419,8 +426,10 @@ class Simulation:
         Returns:
             The exchange, settled.
         """
+        return self._begin(make_request(method, target, headers=headers, body=body, json=json))
+
+    def _begin(self, request: Request) -> SimulatedExchange:
         self._must_run()
-        request = make_request(method, target, headers=headers, body=body, json=json)
         exchange = SimulatedExchange(self._world, request, self)
         self._world.add(exchange)
         self._nursery.start_soon(self._world.serve, exchange, name=exchange.name)
@@ -445,6 +454,28 @@ class Simulation:
     ) -> SimulatedExchange:
         """A client sends a POST request."""
         return self.request("POST", target, headers=headers, body=body, json=json)
+
+    def websocket(
+        self,
+        target: str,
+        *,
+        subprotocols: tuple[str, ...] = (),
+        origin: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> SimulatedExchange:
+        """A client opens a WebSocket. What it sends waits for the handshake's answer.
+
+        Args:
+            target: a path, with a query if there is one.
+            subprotocols: that the client offers.
+            origin: of the web page that opens it; `None` for a client that is no browser.
+            headers: names and values.
+
+        Returns:
+            The exchange, settled.
+        """
+        request = make_handshake(target, subprotocols, origin=origin, headers=headers)
+        return self._begin(request)
 
     def sse(
         self,
@@ -644,13 +675,33 @@ class SimulatedExchange(Exchange):
         self._simulation.settle()
 
     def send(self, data: str | bytes, *, more: bool = True) -> None:
-        """Send a piece of the request's body.
+        """Send a piece of the request's body, or a message on a WebSocket.
 
         Args:
-            data: the piece.
-            more: whether another will follow.
+            data: the piece, or the message.
+            more: whether another piece will follow.
         """
-        self._send_body(data, more=more)
+        self._send(data, more=more)
+        self._simulation.settle()
+
+    def burst(self, *data: str | bytes) -> None:
+        """Send several messages on a WebSocket before the handler gets to run.
+
+        Args:
+            data: the messages.
+        """
+        for one in data:
+            self._send(one, more=True)
+        self._simulation.settle()
+
+    def close(self, code: int | None = 1000, reason: str = "") -> None:
+        """Close a WebSocket.
+
+        Args:
+            code: of the close frame; `None` for an empty one.
+            reason: of the close frame.
+        """
+        self._close(code, reason)
         self._simulation.settle()
 
     def disconnect(self, how: Disconnect = "clean") -> None:
@@ -673,10 +724,7 @@ class SimulatedExchange(Exchange):
         """
         again = self._world.reopen(self)
         self._simulation.advance(again.wait)
-        request = again.request
-        return self._simulation.request(
-            request.method, request.target, headers=dict(request.headers), body=request.body
-        )
+        return self._simulation._begin(again.request)  # noqa: SLF001 - the two are one face
 
 
 class SimulatedRef:

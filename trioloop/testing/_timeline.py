@@ -252,14 +252,26 @@ _WORDS: Final[Mapping[str, Callable[[Any], str]]] = {
     "reads": lambda size: f"reads {size} bytes",
     "sees head": lambda head: f"sees {head[0]}",
     "sees body": lambda data: f"sees {show(data)}",
+    "sends data": lambda data: f"sends {show(data)}",
+    "sees message": lambda data: f"sees {show(data)}",
+    "sees close": lambda how: f"sees close {_close(how)}",
+    "closes": lambda how: f"closes {_close(how)}",
     "sees eof": lambda how: "sees the end" if how == "end" else "sees the connection cut",
     "overflows": lambda limit: f"overflows, takes {limit}",
     "left behind": lambda what: f"left behind: {what}",
 }
 
 
+def _close(how: Any) -> str:
+    code, reason = how
+    return " ".join(str(part) for part in (code, reason) if part)
+
+
 def _request_line(request: Any) -> str:
-    return f"{request.method} {request.target}" if isinstance(request, Request) else str(request)
+    if not isinstance(request, Request):
+        return str(request)
+    method = "WebSocket" if request.is_websocket else request.method
+    return f"{method} {request.target}"
 
 
 def show(value: Any) -> str:

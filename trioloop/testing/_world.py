@@ -5,6 +5,7 @@ Law of this file: nothing here waits for the application; the faces do.
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_module
 import logging
 import math
@@ -308,6 +309,23 @@ def make_request(
         sent.setdefault("content-type", "application/json")
     content = body.encode() if isinstance(body, str) else body
     return Request(method.upper(), target, tuple(sent.items()), content)
+
+
+def make_handshake(
+    target: str,
+    subprotocols: tuple[str, ...],
+    *,
+    origin: str | None,
+    headers: Mapping[str, str] | None,
+) -> Request:
+    """A WebSocket's handshake, checked.
+
+    Raises:
+        ValueError: the target is no path.
+    """
+    sent = {**({} if origin is None else {"Origin": origin}), **(headers or {})}
+    request = make_request("GET", target, headers=sent, body=None)
+    return dataclasses.replace(request, subprotocols=tuple(subprotocols))
 
 
 def event_stream_headers(
