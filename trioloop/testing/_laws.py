@@ -435,12 +435,14 @@ class Acceptor:
 
     def _receive(self, data: str | bytes) -> None:
         self._starts("receive")
-        self._must(not self._has_ended(), 3, f"receive({data!r}) after the end")
+        self._must(not self._has_ended(), 3, "receive({!r}) after the end", data)
         first = self.unreceived[0] if self.unreceived else None
         self._must(
             type(first) is type(data) and first == data,
             2,
-            f"receive({data!r}), but the client's next message is {first!r}",
+            "receive({!r}), but the client's next message is {!r}",
+            data,
+            first,
         )
         self.unreceived.popleft()
         if self.gone and not (self.unreceived or self.stalled):
@@ -519,7 +521,7 @@ class Acceptor:
         self._must(truth, 4, "terminate heard {!r}, but {}", reason, sentence)
 
     def _left_behind(self, what: Any) -> None:
-        self._must(fact=False, law=5, sentence=f"terminate started with {what}")
+        self._must(False, 5, "terminate started with {}", what)
 
     def _terminate_returned(self, _detail: Any) -> None:
         assert self.terminated_at is not None
