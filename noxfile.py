@@ -154,11 +154,12 @@ def bench(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session, *, with_coverage: bool) -> None:
     """Pytest, on the installed wheel."""
+    side_by_side = ("--numprocesses", "logical")
     if not with_coverage:
-        session.run("pytest", *session.posargs, env=INSTALLED)
+        session.run("pytest", *side_by_side, *session.posargs, env=INSTALLED)
         return
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", env=INSTALLED)
+    session.run("coverage", "run", "-m", "pytest", *side_by_side, env=INSTALLED)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
