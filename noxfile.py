@@ -121,7 +121,7 @@ def determinism(session: nox.Session) -> None:
 
 @nox.session
 def faithful(session: nox.Session) -> None:
-    """20,000 generated scenarios on the fake and on Hypercorn in memory, 2,000 over TCP."""
+    """20,000 generated scenarios on the fake and on Hypercorn in memory, 2,000 on each worker."""
     session.install(".[test]")
     prove(session, "tests/testing/test_faithful.py")
 

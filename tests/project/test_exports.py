@@ -146,7 +146,7 @@ PLUMBING = {
     "VirtualClock": {"start_clock", "deadline_to_sleep_time"},  # for Trio
     "Schedule": {"shuffle", "random", "uniform"},  # for Trio
     "FakeConnection": {"feed_body", "make_room", "run"},
-    "HandlerMachine": {"message_strategy", "burst_strategy", "teardown"},
+    "HandlerMachine": {"message_strategy", "burst_strategy", "is_websocket", "teardown"},
 }
 """Public members of the kit's classes that are for the kit itself."""
 

@@ -40,10 +40,32 @@ RULES: Final = {
         "the kernel's buffers, megabytes with auto-tuning, hide a slow reader, so scenarios in"
         " which somebody stops reading are played in memory only (`scenarios(stalls=False)`)."
     ),
+    "endings that nobody gets under trioloop serve": (
+        "a send after the client has gone, or has ended its sending side, or after the grace of a"
+        " shutdown, raises OSError there, so an ending that was not written yet becomes Disconnected;"
+        " the stock worker writes it to whoever still reads, swallows it or refuses it in its own"
+        " words, and the reason stays, or is Failed."
+    ),
+    "half a request under trioloop serve": (
+        "a client that ends its sending side in the middle of its request gets no answer there, only"
+        " the end of the connection; the stock worker answers 400 when it has answered nothing yet."
+    ),
+    "lengths under trioloop serve": (
+        "a response that is complete when its head is written gets a content-length there, where"
+        " the stock worker writes chunks."
+    ),
+    "other applications under trioloop serve": (
+        "an ASGI application that is no handler can tell the two workers apart: trioloop's raises"
+        " OSError from a send that nobody will get, joins the end of a body to its last piece,"
+        " answers 500 where nothing was sent yet, and has other words for what it refuses. So"
+        " scenarios against it have handlers only (`scenarios(plain=False)`)."
+    ),
 }
 """Each difference that is not compared, with its reason."""
 
 _SERVERS_HEADERS: Final = frozenset({b"date", b"server", b"transfer-encoding", b"connection"})
+LOST: Final = "Disconnected(None, )"
+REFUSAL: Final = [("head", (400, ((b"content-length", b"0"),))), ("eof", "end")]
 _REFUSALS: Final = frozenset({"UnexpectedMessage", "UnexpectedMessageError", "LocalProtocolError"})
 
 
@@ -72,6 +94,47 @@ def account(exchanges: Iterable[Any], app: Any) -> tuple[Account, ...]:
         )
         for number, exchange in enumerate(exchanges)
     )
+
+
+def as_trioloop_serve(fake: Account, real: Account) -> Account:
+    """The fake's account of a request with the last rules applied, for the real one's worker."""
+    return Account(
+        seen=_with_length(_without_what_is_lost(fake, real), real.seen),
+        notes=tuple(_lost(note, fake, real) for note in fake.notes),
+        letters=tuple(_lost(letter, fake, real) for letter in fake.letters),
+    )
+
+
+def _lost(entry: tuple[Any, ...], fake: Account, real: Account) -> tuple[Any, ...]:
+    """An entry whose last part is the terminate reason, when that could not be told any more."""
+    ours, theirs = _reason(fake), _reason(real)
+    is_lost = theirs == LOST and ours is not None and entry[-1] == ours
+    return (*entry[:-1], LOST) if is_lost else entry
+
+
+def _reason(told: Account) -> str | None:
+    return next((detail for _, what, detail in told.notes if what == "terminate"), None)
+
+
+def _without_what_is_lost(fake: Account, real: Account) -> tuple[tuple[Any, ...], ...]:
+    """What the client sees when the connection ends before the ending, or instead of a refusal."""
+    refused = [(what, value) for _, what, value in fake.seen] == REFUSAL
+    if not (refused or _reason(real) == LOST):
+        return fake.seen
+    is_cut = bool(real.seen) and real.seen[-1][1:] == ("eof", "cut")
+    kept = real.seen[:-1] if is_cut else real.seen
+    return real.seen if fake.seen[: len(kept)] == kept else fake.seen
+
+
+def _with_length(
+    fake: tuple[tuple[Any, ...], ...], real: tuple[tuple[Any, ...], ...]
+) -> tuple[tuple[Any, ...], ...]:
+    if not (fake and real and fake[0][1] == real[0][1] == "head"):
+        return fake
+    (time, what, (status, headers)), *rest = fake
+    length = tuple(pair for pair in real[0][2][1] if pair[0] == b"content-length")
+    has_own = any(name == b"content-length" for name, _ in headers)
+    return fake if has_own else ((time, what, (status, (*headers, *length))), *rest)
 
 
 def seen(transcript: Iterable[Seen]) -> tuple[tuple[Any, ...], ...]:

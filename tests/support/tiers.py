@@ -1,12 +1,14 @@
-"""The three tiers on which a scenario is played.
+"""The tiers on which a scenario is played.
 
 * `T0`: the kit's fake.
 * `T1`: Hypercorn's own connection class and HTTP/1.1 protocol over a socket in memory.
 * `T2`: Hypercorn's own worker, listening on 127.0.0.1, and real sockets.
+* `T3`: the same with the worker of ``trioloop serve``; `T0Told` is the fake that tells of its
+  shutdown, as that one does.
 
 Laws of this file:
 
-* All three are the same stepped run on virtual time. T1 and T2 replace what is below the
+* All are the same stepped run on virtual time. T1, T2 and T3 replace what is below the
   application, and the client; never the driver.
 * Their clients write raw bytes and read with h11. Nothing of the fake is in them but `Seen`.
 * Nothing sleeps for a fixed time. Over TCP the run is settled when neither end has had anything to
@@ -34,6 +36,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
+from trioloop._serve import _serve_telling
 from trioloop.testing import Seen, Simulation
 
 from .normal import Account, account
@@ -586,20 +589,39 @@ class T2(WireSimulation):
         return False
 
 
+# -- T3 -------------------------------------------------------------------------------------------
+
+
+class T3(T2):
+    """The worker of ``trioloop serve`` over TCP."""
+
+    async def _work(self) -> None:
+        sockets = Sockets([], [self._listener], [])
+        await _serve_telling(self.app, self.config, self._down.wait, sockets=sockets)
+
+
 # -- running --------------------------------------------------------------------------------------
 
 
 class T0(Simulation):
     """The kit's fake."""
 
+    notice = False
+
     def __init__(self, app: Application) -> None:
-        super().__init__(app, notice=False)
+        super().__init__(app, notice=self.notice)
         self.faults: list[BaseException] = []
 
     @property
     def exchanges(self) -> list[Any]:
         """The clients, in the order of their requests."""
         return list(self._world.exchanges)
+
+
+class T0Told(T0):
+    """The fake, as a server that tells of its shutdown."""
+
+    notice = True
 
 
 def tell(tier: type[T0 | T1 | T2], scenario: Scenario) -> tuple[Account, ...]:

@@ -1,7 +1,7 @@
-"""The fake behaves as real Hypercorn does: the same scenarios on both, with equal accounts.
+"""The fake behaves as real servers do: the same scenarios on both, with equal accounts.
 
-`TRIOLOOP_LONG=1` plays 20,000 scenarios in memory and 2,000 over TCP, other ones every time
-(``nox -s faithful``); without it they are 1,000 and 150, always the same.
+`TRIOLOOP_LONG=1` plays 20,000 scenarios in memory, and 2,000 over TCP with each of the two workers,
+other ones every time (``nox -s faithful``); without it they are 1,000 and 150, always the same.
 
 When Hypothesis finds a difference, the scenario that it prints is a value: paste it into
 `CORNERS`, and read Hypercorn to learn who is wrong.
@@ -16,7 +16,7 @@ from typing import get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support import tiers
-from support.normal import RULES, Account
+from support.normal import RULES, Account, as_trioloop_serve
 from support.scenarios import (
     Advance,
     Application,
@@ -35,7 +35,7 @@ from support.scenarios import (
     play,
     scenarios,
 )
-from support.tiers import T0, T1, T2
+from support.tiers import T0, T1, T2, T3, T0Told
 
 LONG = bool(os.environ.get("TRIOLOOP_LONG"))
 
@@ -74,6 +74,8 @@ PHASES: dict[str, Scenario] = {
     ),
 }
 """What a handler, or a plain application, does when the client leaves."""
+
+OF_HANDLERS = [name for name in PHASES if not name.startswith("plain")]
 
 STALLED: dict[str, Scenario] = {
     "sending the head": (Open(), Stall(0), Tell(0, (Do("say", 20),))),
@@ -189,15 +191,18 @@ def leave(phase: Scenario, how: How) -> Scenario:
     return (*phase, Advance(1), Leave(0, how), late, Advance(16), Resume(0), Advance(32))
 
 
-def assert_same(scenario: Scenario, other: type[T1 | T2]) -> None:
-    fake, real = tiers.tell(T0, scenario), tiers.tell(other, scenario)
+def assert_same(scenario: Scenario, other: type[T1 | T2 | T3]) -> None:
+    ours = T0Told if other is T3 else T0
+    fake, real = tiers.tell(ours, scenario), tiers.tell(other, scenario)
+    if other is T3:
+        fake = tuple(map(as_trioloop_serve, fake, real))
     if fake != real:
         raise AssertionError("\n".join(explain(scenario, fake, real)))
 
 
 def explain(scenario: Scenario, fake: tuple[Account, ...], real: tuple[Account, ...]) -> list[str]:
     """What differs, request by request."""
-    lines = ["The fake and Hypercorn differ in", *(f"    {step!r}," for step in scenario)]
+    lines = ["The fake and the server differ in", *(f"    {step!r}," for step in scenario)]
     for number, (one, two) in enumerate(zip(fake, real, strict=True)):
         for name in (field.name for field in fields(Account)):
             ours, theirs = getattr(one, name), getattr(two, name)
@@ -229,6 +234,12 @@ def test_the_fake_and_the_stock_worker_over_tcp_tell_the_same_of_any_scenario(sc
     assert_same(scenario, T2)
 
 
+@given(scenarios(stalls=False, plain=False))
+@played(OVER_TCP)
+def test_the_fake_and_trioloop_serve_over_tcp_tell_the_same_of_handlers(scenario):
+    assert_same(scenario, T3)
+
+
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("phase", [*PHASES, *STALLED])
 def test_a_client_that_leaves_in_memory(phase, how):
@@ -241,6 +252,12 @@ def test_a_client_that_leaves_over_tcp(phase, how):
     assert_same(leave(PHASES[phase], how), T2)
 
 
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("phase", OF_HANDLERS)
+def test_a_client_of_trioloop_serve_that_leaves(phase, how):
+    assert_same(leave(PHASES[phase], how), T3)
+
+
 @pytest.mark.parametrize("phase", [*PHASES, *STALLED])
 def test_a_shutdown_in_memory(phase):
     assert_same((*(PHASES | STALLED)[phase], Advance(1), ShutDown(4)), T1)
@@ -249,6 +266,11 @@ def test_a_shutdown_in_memory(phase):
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_shutdown_over_tcp(phase):
     assert_same((*PHASES[phase], Advance(1), ShutDown(4)), T2)
+
+
+@pytest.mark.parametrize("phase", OF_HANDLERS)
+def test_a_shutdown_of_trioloop_serve(phase):
+    assert_same((*PHASES[phase], Advance(1), ShutDown(4)), T3)
 
 
 @pytest.mark.parametrize("corner", CORNERS)

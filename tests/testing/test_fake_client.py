@@ -266,7 +266,8 @@ async def test_the_end_of_the_context_ends_everything(fake_client):
         client.ref(stalled).send_nowait(ServerSentEvent("x"))
         client.ref(working).send_nowait(wait_for_ever)
         await client.settle()
-    assert (stalled.reason, working.reason) == (ShutDown(), ShutDown())
+    assert working.reason == ShutDown()
+    assert isinstance(stalled.reason, Failed)  # what it had to write before could not be written
 
 
 async def wait_for_ever(handler):

@@ -87,13 +87,16 @@ def run_python(folder, *arguments):
     )
 
 
-def run_pytest(folder, *arguments, tests, ini=""):
+def run_pytest(folder, *arguments, tests, ini="", shuffled=False):
     """Run pytest there, on these tests."""
     (folder / "pytest.ini").write_text(f"[pytest]\n{ini}\n", encoding="utf-8")
     source = "\n".join(map(dedent, (APP, *tests)))
     (folder / "test_there.py").write_text(source, encoding="utf-8")
     plugin = [] if INSTALLED else ["-p", "pytest_trioloop"]
     options = ["-W", "error", "-p", "no:cacheprovider", "-p", "no:anyio", *plugin, *arguments]
+    if shuffled:
+        return run_python(folder, "-m", "pytest", *options)
+    options += ["-p", "no:randomly"]  # the order matters to some of these tests
     return run_python(folder, "-m", "pytest", *options)
 
 
@@ -212,9 +215,8 @@ def test_with_pytest_xdist(elsewhere):
 
 
 def test_without_pytest_randomly(elsewhere):
-    result = run_pytest(
-        elsewhere, "-p", "no:randomly", tests=[SIMULATED, ASYNC], ini="trio_mode = true"
-    )
+    result = run_pytest(elsewhere, tests=[SIMULATED, ASYNC], ini="trio_mode = true")
+    assert "--randomly-seed" not in result.stdout
     assert_passed(result, 2)
 
 
@@ -222,11 +224,11 @@ def test_with_pytest_randomly(elsewhere):
     pytest.importorskip("pytest_randomly")
     result = run_pytest(
         elsewhere,
-        "-p",
-        "randomly",
         tests=[SIMULATED, ASYNC, GIVEN, MACHINE],
         ini="trio_mode = true",
+        shuffled=True,
     )
+    assert "--randomly-seed" in result.stdout
     assert_passed(result, 6)
 
 
