@@ -135,9 +135,16 @@ def traps(session: nox.Session) -> None:
 
 @nox.session
 def power(session: nox.Session) -> None:
-    """How many examples the state machine needs to find each planted bug."""
+    """How many examples the state machine needs to find each planted bug, and what it prints then.
+
+    Writes the table of the docs. Arguments are words of the bugs' names, to look at a few.
+    """
     session.install(".[test]")
-    session.run("python", "tests/support/power.py", *session.posargs)
+    if session.posargs:
+        session.run("python", "tests/support/power.py", *session.posargs, env=INSTALLED)
+        return
+    session.run("python", "tests/support/power.py", "--write", env=INSTALLED)
+    prove(session, "tests/testing/test_power.py")
 
 
 @nox.session

@@ -163,7 +163,7 @@ def run(machine: type[HandlerMachine], *, examples: int, seeded: int) -> None:
         seed(seeded)(machine),
         settings=settings(
             max_examples=examples,
-            stateful_step_count=30,
+            stateful_step_count=50,
             phases=[Phase.generate],
             database=None,
             deadline=None,

@@ -10,7 +10,7 @@ copyright = "2026, trioloop contributors"
 version = release = installed_version("trioloop")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_power_table.md"]  # a page includes that
 html_theme = "furo"
 html_title = f"trioloop {version}"
 

@@ -43,7 +43,7 @@ QUICK: Final = 100
 """Examples within which `MANY` of them must be found."""
 MANY: Final = 10
 SEEDS: Final = 8
-STEPS: Final = 30
+STEPS: Final = 50
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def check_handler(  # noqa: PLR0913 - what a subclass of the machine would say, 
     invariants: Iterable[Callable[[HandlerMachine], object]] = (),
     options: Mapping[str, Any] | None = None,
     examples: int = 100,
-    steps: int = 30,
+    steps: int = 50,
 ) -> type[HandlerMachine]:
     """Drive a handler through everything that can happen to it, and check the laws.
 

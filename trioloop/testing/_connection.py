@@ -331,8 +331,7 @@ class FakeConnection:
         if self._broken:
             raise UnexpectedMessage("the connection is broken")
         await trio.lowlevel.checkpoint()
-        with trio.CancelScope(shield=True):  # as hypercorn/trio/tcp_server.py does
-            await self._write_whole(piece)
+        await self._write_whole(piece)
         self._write_is_over()
         if self._reset or (self.closed and piece.taken < piece.size):
             await self._close_stream()
@@ -356,7 +355,8 @@ class FakeConnection:
         if not self.write_waits:
             self.write_waits = True
             self._note(self.name, "write waits", piece.kind)
-        await self._room.wait()
+        with trio.CancelScope(shield=True):  # as hypercorn/trio/tcp_server.py does
+            await self._room.wait()
 
     def _write_is_over(self) -> None:
         if self.write_waits:

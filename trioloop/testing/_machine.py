@@ -194,7 +194,7 @@ class HandlerMachine(RuleBasedStateMachine):
         cls.reached = Counter()
         exchange_rules(cls, step)
         # A deadline would measure the machine's own work, such as Hypothesis's reports.
-        cls.TestCase.settings = settings(deadline=None, stateful_step_count=30)
+        cls.TestCase.settings = settings(deadline=None, stateful_step_count=50)
 
     def __init__(self) -> None:
         super().__init__()
