@@ -26,6 +26,12 @@ from ._core._errors import ResponseAborted as ResponseAborted
 from ._core._errors import SendTimedOut as SendTimedOut
 from ._core._hub import DeadLetterCause as DeadLetterCause
 from ._core._hub import HubStatistics as HubStatistics
+from ._core._instrument import CallbackDone as CallbackDone
+from ._core._instrument import CommandReturned as CommandReturned
+from ._core._instrument import DeadLetter as DeadLetter
+from ._core._instrument import HandlerStarted as HandlerStarted
+from ._core._instrument import HandlerTerminated as HandlerTerminated
+from ._core._instrument import Instrument as Instrument
 from ._core._mailbox import KeepLatest as KeepLatest
 from ._core._mailbox import Overflow as Overflow
 from ._core._mailbox import OverflowPolicy as OverflowPolicy
@@ -79,14 +85,17 @@ __all__ = [
     "App",
     "BadReturn",
     "Call",
+    "CallbackDone",
     "CancelTimer",
     "Chunk",
     "Close",
     "Command",
+    "CommandReturned",
     "Commands",
     "Completed",
     "Continue",
     "Crashed",
+    "DeadLetter",
     "DeadLetterCause",
     "Disconnected",
     "Down",
@@ -97,11 +106,14 @@ __all__ = [
     "HandlerEnded",
     "HandlerRef",
     "HandlerRoute",
+    "HandlerStarted",
     "HandlerStatistics",
+    "HandlerTerminated",
     "Hibernate",
     "Hub",
     "HubNotRunning",
     "HubStatistics",
+    "Instrument",
     "Joined",
     "KeepLatest",
     "Left",

@@ -1,4 +1,4 @@
-"""Every way to end × every phase × both transports: a short directed script for each cell.
+"""Every way to end × every phase × every transport: a short directed script for each cell.
 
 ``python tests/support/endings.py`` plays all of them and prints the matrix (``nox -s matrix``).
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -24,14 +25,19 @@ import trio
 from trioloop import (
     App,
     Chunk,
+    Close,
     Completed,
+    Continue,
     Crashed,
     Disconnected,
     EventStreamHandler,
     Failed,
     LoopHandler,
+    MessageTooLarge,
     Overflowed,
+    Rate,
     Reply,
+    Send,
     SendTimedOut,
     ServerSentEvent,
     ShutDown,
@@ -39,6 +45,7 @@ from trioloop import (
     Stop,
     Stopped,
     TimedOut,
+    WebSocketHandler,
 )
 from trioloop.testing import FakeClients, Simulation
 
@@ -102,7 +109,20 @@ class Stream(_Obedient, EventStreamHandler[Any]):
     say = ServerSentEvent("x" * 100)
 
 
-TRANSPORTS: Final = {"long poll": Poll, "event stream": Stream}
+class Chat(_Obedient, WebSocketHandler[Any]):
+    """A WebSocket."""
+
+    receive_timeout = math.inf
+    max_message_size = 20
+    max_rate = Rate(messages=4, burst=1)
+    say = Send("x" * 100)
+
+    def receive(self, data: Any) -> None:
+        """Nothing is made of it."""
+
+
+TRANSPORTS: Final = {"long poll": Poll, "event stream": Stream, "WebSocket": Chat}
+HTTP: Final = ("long poll", "event stream")
 
 
 def nothing(handler: Any) -> None:
@@ -189,6 +209,9 @@ class Face:
     async def open(self, init: Act | None = None) -> None:
         """The client asks; a body of a POST is sent later."""
         self.handler = self._app.handler = self.kind(init)
+        if self.kind is Chat:
+            self.exchange = await awaited(self.client.websocket("/"))
+            return
         body = None if self.method == "POST" else b""
         self.exchange = await awaited(self.client.request(self.method, "/", body=body))
 
@@ -373,7 +396,7 @@ def child_crashes(phase: str) -> Script:
 
 async def read_nothing(face: Face) -> None:
     await face.reach(SENDING)
-    await face.advance(8)
+    await face.advance(9)
 
 
 async def vanish(face: Face) -> None:
@@ -383,7 +406,43 @@ async def vanish(face: Face) -> None:
     await face.do("disconnect", "vanish")
     await face.tell(returns(*[face.kind.say] * 1000))
     face.must_be(SENDING)
-    await face.advance(8)
+    await face.advance(9)
+
+
+async def send_a_large_message(face: Face) -> None:
+    await face.do("send", "\u20ac" * 7)
+
+
+async def send_too_fast(face: Face) -> None:
+    await face.do("burst", *"12345")
+
+
+async def close(face: Face) -> None:
+    await face.do("close", 4000)
+
+
+async def say_nothing(face: Face) -> None:
+    await face.open()
+    await face.tell(returns(Continue(receive_timeout=2)))
+    await face.advance(2)
+
+
+async def say_nothing_while_busy(face: Face) -> None:
+    await face.open()
+    await face.tell(returns(Continue(receive_timeout=2)), slowly(slowly(slowly(nothing))))
+    await face.advance(2)
+    face.must_be(CALLBACK)
+    await face.advance(1)
+
+
+async def say_nothing_to_a_write(face: Face) -> None:
+    await face.open()
+    await face.tell(returns(Continue(receive_timeout=2)))
+    await face.do("stall")
+    await face.tell(returns(face.kind.say))
+    await face.advance(2)
+    face.must_be(SENDING)
+    await face.do("resume")
 
 
 async def come_while_draining(face: Face) -> None:
@@ -416,7 +475,9 @@ class Row:
         scripts: for each phase, or each phase and transport, a script or why there can be none.
         method: of the request; a POST's body is sent by the script.
         notice: whether the server tells of its shutdown.
-        opens: an event stream starts even then: ``init`` has returned before it is noticed.
+        opens: an event stream starts even then: ``init`` has returned before it is noticed; so
+            does a WebSocket.
+        only: the transports where it can happen.
     """
 
     reason: Any
@@ -425,9 +486,12 @@ class Row:
     method: str = "GET"
     notice: bool = True
     opens: bool = False
+    only: tuple[str, ...] = tuple(TRANSPORTS)
 
     def cell(self, phase: str, transport: str) -> Script | str:
         """A script, or why there can be none."""
+        if transport not in self.only:
+            return "a WebSocket has no body and no HEAD" if self.only == HTTP else ONLY_WEBSOCKET
         own = self.scripts.get((phase, transport))
         return self.scripts[phase] if own is None else own
 
@@ -436,6 +500,7 @@ class Row:
         return self.reason[0] if isinstance(self.reason, tuple) else type(self.reason)
 
 
+ONLY_WEBSOCKET = "only a WebSocket's client sends while it waits"
 ONLY_INIT = "only init completes"
 OVER = "the response is over, and terminate writes nothing"
 NOT_YET = "the idle time begins when init has returned"
@@ -443,7 +508,10 @@ NO_READER = "the time runs only while a callback reads the body, and none does"
 NO_CALLBACK = "no callback runs while a write waits"
 NO_WRITE = "nothing is being written"
 NO_CHILD = "child tasks are finished when terminate starts"
-MADE = "a long poll's data is encoded when the command is made: a crash"
+MADE = "other data is encoded when the command is made: a crash"
+EARLY = "a client that keeps the protocol waits for the handshake"
+SLOWED = "a client is read no faster than its handler, and so slower than that"
+UNHEARD = "the worker answers a close frame first, which waits behind the write"
 OPEN = "the response has started"
 LIVES = "it started before the hub went down"
 
@@ -473,6 +541,7 @@ ROWS: Final[Mapping[str, Row]] = {
             TERMINATING: OVER,
         },
         method="HEAD",
+        only=HTTP,
     ),
     "Stop": Row(Stopped(), QUIET, callbacks(returns(Stop()))),
     "a callback replies": Row(
@@ -486,7 +555,49 @@ ROWS: Final[Mapping[str, Row]] = {
             TERMINATING: callback(TERMINATING, returns(Reply(200, "text"))),
             (WAITING, "event stream"): OPEN,
             (CALLBACK, "event stream"): OPEN,
+            (WAITING, "WebSocket"): OPEN,
+            (CALLBACK, "WebSocket"): OPEN,
         },
+    ),
+    "Close": Row(
+        Stopped(),
+        Column(None, "clean"),
+        {**callbacks(returns(Close(1000))), INIT: "that completes"},
+        only=("WebSocket",),
+    ),
+    "the client says nothing": Row(
+        TimedOut("client"),
+        Column(None, "clean"),
+        {
+            INIT: NOT_YET,
+            WAITING: say_nothing,
+            CALLBACK: say_nothing_while_busy,
+            SENDING: say_nothing_to_a_write,
+            TERMINATING: "the end has come already",
+        },
+        only=("WebSocket",),
+    ),
+    "the client's message is too large": Row(
+        (Failed, MessageTooLarge),
+        Column(None, "clean"),
+        {
+            **events(send_a_large_message, then=False),
+            INIT: EARLY,
+            SENDING: event(SENDING, send_a_large_message),
+        },
+        only=("WebSocket",),
+    ),
+    "the client is too fast": Row(
+        Overflowed("rate", 4),
+        Column(None, "clean"),
+        {**events(send_too_fast), INIT: EARLY, **dict.fromkeys((CALLBACK, SENDING), SLOWED)},
+        only=("WebSocket",),
+    ),
+    "the client closes the WebSocket": Row(
+        Disconnected(),
+        Column(None, "clean"),
+        {**events(close, then=False), INIT: EARLY, SENDING: UNHEARD},
+        only=("WebSocket",),
     ),
     "no message comes": Row(
         TimedOut(),
@@ -511,6 +622,7 @@ ROWS: Final[Mapping[str, Row]] = {
             TERMINATING: "the request is over, and a read ends at once",
         },
         method="POST",
+        only=HTTP,
     ),
     "Stop(TimedOut('client'))": Row(
         TimedOut("client"), Column(408, "clean"), callbacks(returns(Stop(TimedOut("client"))))
@@ -534,7 +646,11 @@ ROWS: Final[Mapping[str, Row]] = {
     ),
     "the mailbox is full": Row(Overflowed("mailbox", 2), REFUSED, events(overfill)),
     "the body is too large": Row(
-        Overflowed("body", 20), Column(413, "cut"), events(send_too_much), method="POST"
+        Overflowed("body", 20),
+        Column(413, "cut"),
+        events(send_too_much),
+        method="POST",
+        only=HTTP,
     ),
     "the client closes": Row(Disconnected(), GONE, events(leave("clean"), then=False)),
     "the client resets": Row(Disconnected(), GONE, events(leave("abrupt"), then=False)),
@@ -548,7 +664,11 @@ ROWS: Final[Mapping[str, Row]] = {
         Column(None, "cut"),
         {
             **callbacks(send_the_unsendable),
-            **{(phase, "long poll"): MADE for phase in (INIT, WAITING, CALLBACK, SENDING)},
+            **{
+                (phase, transport): MADE
+                for phase in (INIT, WAITING, CALLBACK, SENDING)
+                for transport in ("long poll", "WebSocket")
+            },
         },
         opens=True,
     ),
@@ -655,6 +775,9 @@ def check_what_is_seen(cell: Cell, face: Face) -> None:
     exchange = face.exchange
     how = "clean" if exchange.complete else "cut" if exchange.aborted else ""
     sees = cell.row.sees
+    if face.kind is Chat and exchange.accepted:
+        assert (how, exchange.close_code) == how_a_websocket_ends(cell)
+        return
     if cell.phase == TERMINATING:
         assert exchange.status == (204 if face.kind is Poll else 200)
         assert how == "clean"
@@ -666,6 +789,35 @@ def check_what_is_seen(cell: Cell, face: Face) -> None:
     else:
         assert exchange.status == sees.status
         assert sees.status is None or how == "clean"
+
+
+CODES: Final = {
+    Stopped: 1000,
+    TimedOut: 1000,
+    Crashed: 1011,
+    Overflowed: 1013,
+    MessageTooLarge: 1009,
+    ShutDown: 1012,
+}
+"""The close code for each reason, or for its error."""
+
+
+def how_a_websocket_ends(cell: Cell) -> tuple[str, int | None]:
+    """What the client of an open WebSocket sees: how it ends, and with which code."""
+    if cell.phase == TERMINATING:
+        return "clean", 1000
+    if cell.cause == "the client closes the WebSocket":
+        return "clean", 4000  # the answer to its own
+    if cell.row.reason_type is Disconnected:
+        return cell.row.sees.open, None
+    if cell.cause in ("the client reads nothing", "the client vanishes"):
+        return "", None
+    if cell.cause == "the client is too fast":
+        return "clean", 1008
+    reason = cell.row.reason
+    return "clean", CODES[
+        reason[1] if isinstance(reason, tuple) and reason[1] in CODES else cell.row.reason_type
+    ]
 
 
 # -- the matrix -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Every terminate reason, in every phase in which it can happen, on both transports and in both faces."""
+"""Every terminate reason, in every phase in which it can happen, on every transport and in both faces."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import random as random_module
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
@@ -21,6 +21,7 @@ from typing import Any, TypeAlias, final
 import trio
 
 from ._errors import HubNotRunning, MessageTooLarge, ProtocolViolation, SendTimedOut
+from ._instrument import DeadLetter, Instrument, Orchestra
 from ._loop import run_handler
 from ._machine import Machine
 from ._mailbox import OverflowPolicy
@@ -70,6 +71,7 @@ class HubCore:
     Args:
         dead_letter: called with every message that was accepted and not handled.
         random: the source of jitter and of the hub's id; tests give a seeded one.
+        instruments: who looks on.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class HubCore:
         *,
         dead_letter: DeadLetterHook | None = None,
         random: random_module.Random | None = None,
+        instruments: Sequence[Instrument] = (),
     ) -> None:
         self.random: random_module.Random = (
             random_module.Random() if random is None else random  # noqa: S311 - jitter
@@ -88,6 +91,7 @@ class HubCore:
         self.observer: Callable[[Machine], None] | None = (
             None  # sees every machine before it starts
         )
+        self.orchestra: Orchestra | None = Orchestra(instruments) if instruments else None
         self._machines: dict[Machine, None] = {}
         self._nursery: trio.Nursery | None = None
         self._background: trio.Nursery | None = None
@@ -197,6 +201,8 @@ class HubCore:
         self._machines[machine] = None
         if self.observer is not None:
             self.observer(machine)
+        if self.orchestra is not None:
+            self.orchestra.follow(machine)
         if self.draining:
             machine.end(ShutDown())
         self.give_task(machine)
@@ -209,6 +215,8 @@ class HubCore:
     def forget(self, machine: Machine) -> None:
         """A handler has ended."""
         self._machines.pop(machine, None)
+        if self.orchestra is not None:
+            self.orchestra.leave(machine)
 
     def next_serial(self) -> int:
         """The number of the next handler."""
@@ -278,6 +286,8 @@ class HubCore:
     def bury(self, ref: HandlerRef[Any], message: Any, cause: DeadLetterCause) -> None:
         """Count a dead letter and hand it to the hook."""
         self._buried += 1
+        if self.orchestra is not None:
+            self.orchestra.tell("dead_letter", DeadLetter(ref, message, cause))
         if self.dead_letter is not None:
             try:
                 self.dead_letter(ref, message, cause)

@@ -82,7 +82,7 @@ async def take_turns(m: Machine) -> bool:
                 if m.hibernating and not m.has_child_tasks():
                     return False
                 m.prepare_to_wait()
-                await m.mailbox.wait()
+                await m.wait()
                 m.phase = "running"
                 if m.woken:  # and given a message in the same moment: this scope is used up
                     return m.reason is None
@@ -109,7 +109,7 @@ async def look_at_clock(m: Machine) -> None:
         await call_back(m, "init", m.handler.init, m.handler.request)
         if m.reason is None and m.output.initialised():
             m.end(Completed())
-        m.silent_since = trio.current_time()
+        m.restart_silence()
         return
     now = trio.current_time()
     m.accept_due_timers()
@@ -117,7 +117,7 @@ async def look_at_clock(m: Machine) -> None:
         m.output.tick(now)
     if m.is_idle(now):
         await call_back(m, "idle", m.handler.idle)
-        m.silent_since = trio.current_time()
+        m.restart_silence()
 
 
 async def call_back(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ._handler import Handler
     from ._hub import HubCore
     from ._output import Output
+    from ._visits import Visit
 
 _NONE: list[Any] = []
 """Shared by machines that postpone nothing; never changed."""
@@ -102,9 +103,11 @@ class Machine:
         "ref",
         "scope",
         "silent_since",
+        "suspended",
         "task",
         "timers",
         "used_nursery",
+        "visits",
         "woken",
     )
 
@@ -127,6 +130,8 @@ class Machine:
         self.hibernating: bool = False
         self.asleep: bool = False  # hibernating, and without a task
         self.used_nursery: bool = False
+        self.suspended: bool = False  # an operator wants nothing to be handled
+        self.visits: list[Visit] | None = None  # who wants to look at it between two callbacks
         self.woken: bool = False  # the wait was to end, which uses up its scope
         self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
@@ -256,6 +261,8 @@ class Machine:
     def next_message(self) -> object:
         """The message whose turn it is, or `NOTHING`."""
         self._retrying = 0
+        if self.suspended:
+            return NOTHING
         if self.ahead:
             return self.ahead.popleft()
         if self._retries:
@@ -371,6 +378,8 @@ class Machine:
             self.output.wake_at(self.next_deadline())
         self.phase = "waiting"
         self.woken = False
+        if self.visits is not None:
+            self.meet_visits()
 
     def fall_asleep(self) -> None:
         """Go on without a task, unless there is something to do."""
@@ -395,6 +404,35 @@ class Machine:
     def has_messages(self) -> bool:
         """Whether a message waits for its turn."""
         return bool(self.mailbox.count or self.ahead or self._retries)
+
+    def wait(self) -> Awaitable[None]:
+        """For a message; while suspended, for nothing but what interrupts a wait."""
+        return trio.Event().wait() if self.suspended else self.mailbox.wait()
+
+    def meet_visits(self) -> None:
+        """No callback runs: let those look at the handler who wait for that."""
+        visits, self.visits = self.visits, None
+        for visit in visits or ():
+            visit.meet()
+
+    def suspend(self) -> None:
+        """Handle nothing until `resume`; the idle time does not run."""
+        self.suspended = True
+        self.hibernating = False
+        self.silent_since = math.inf
+
+    def resume(self) -> None:
+        """Go on after `suspend`; the idle time starts anew."""
+        if self.suspended:
+            self.suspended = False
+            self.restart_silence()
+            self.alarm_is_late = True
+            self.wake()
+
+    def restart_silence(self) -> None:
+        """The idle time runs from now on."""
+        if not self.suspended:
+            self.silent_since = trio.current_time()
 
     def is_idle(self, now: float) -> bool:
         """Whether the mailbox has been silent for ``idle_timeout``."""
@@ -455,16 +493,21 @@ class Machine:
         except Exception as error:
             self.crash(error, callback)
         except BaseExceptionGroup as group:
-            crash, rest = group.split(Exception)
-            if crash is not None:
-                self.crash(crash, callback)
-            if rest is not None:
-                raise rest from None
+            self._crash_by(group, callback)
         else:
             self.phase = "running"
             if outcome is not None:
                 self.carry_out(callback, outcome)
         self.note_silence()
+        if self.visits is not None:
+            self.meet_visits()
+
+    def _crash_by(self, group: BaseExceptionGroup, callback: CallbackName) -> None:
+        crash, rest = group.split(Exception)
+        if crash is not None:
+            self.crash(crash, callback)
+        if rest is not None:
+            raise rest from None
 
     def _abandon(self, awaitable: Awaitable[Any]) -> None:
         """The end came before the callback began: its message has not been handled."""
@@ -640,6 +683,8 @@ class Machine:
         assert self.reason is not None
         self.phase = "ended"
         self.hub.forget(self)
+        for visit in self.visits or ():
+            visit.give_up()
         for call in tuple(self.calls or ()):
             call.fail(HandlerEnded(self.reason))
         for watcher in self._monitors or ():
@@ -658,10 +703,15 @@ class Machine:
         assert self.reason is not None
         return self.reason
 
+    def _shown_phase(self) -> str:
+        if self.suspended and self.reason is None:
+            return "suspended"
+        return "init" if self.silent_since == math.inf else _SHOWN.get(self.phase, self.phase)
+
     def statistics(self) -> HandlerStatistics:
         held = len(self.ahead or ()) + len(self._retries) + len(self._postponed)
         return HandlerStatistics(
-            phase="init" if self.silent_since == math.inf else _SHOWN.get(self.phase, self.phase),
+            phase=self._shown_phase(),
             messages_waiting=self.mailbox.count + held,
             messages_handled=self.handled,
             timers=0 if self.timers is None else len(self.timers),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, final
 
 import trio
@@ -20,6 +21,7 @@ from ._commands import check_seconds
 from ._errors import HandlerEnded
 from ._mailbox import Notification
 from ._reasons import ShutDown, TerminateReason
+from ._visits import state_of, visit
 
 if TYPE_CHECKING:
     from ._machine import Machine
@@ -33,7 +35,8 @@ class HandlerStatistics:
     """A look at one handler.
 
     Args:
-        phase: ``"init"``, ``"waiting"``, ``"callback"``, ``"writing"``, ``"terminating"`` or ``"ended"``.
+        phase: ``"init"``, ``"waiting"``, ``"suspended"``, ``"callback"``, ``"writing"``,
+            ``"terminating"`` or ``"ended"``.
         messages_waiting: accepted and not yet started.
         messages_handled: started so far.
         timers: own timers that have not fired.
@@ -184,6 +187,42 @@ class HandlerRef(Generic[MessageT]):
         if self._machine.runs_here():
             raise RuntimeError("a handler cannot wait for its own end")
         return await self._machine.wait_over()
+
+    async def get_state(self) -> dict[str, Any]:
+        """Look at what the handler remembers, between two of its callbacks.
+
+        Returns:
+            Its own attributes by their names: the values themselves, not copies.
+
+        Raises:
+            HandlerEnded: the handler has ended, or ends before.
+            RuntimeError: a callback asks for its own handler's.
+
+        Source: Erlang's ``sys:get_state/1``.
+        """
+        state: dict[str, Any] = await visit(self._machine, partial(state_of, self._machine))
+        return state
+
+    async def suspend(self) -> None:
+        """Let the handler handle nothing until `resume`: no message, no data, no ``idle``.
+
+        Messages are accepted meanwhile, as long as the mailbox has room, and what ends a handler
+        ends it. A callback that runs comes to its end first.
+
+        Raises:
+            HandlerEnded: the handler has ended, or ends before.
+            RuntimeError: a callback suspends its own handler.
+
+        Source: Erlang's ``sys:suspend/1``.
+        """
+        await visit(self._machine, self._machine.suspend)
+
+    def resume(self) -> None:
+        """Let a suspended handler go on; the idle time starts anew.
+
+        Source: Erlang's ``sys:resume/1``.
+        """
+        self._machine.resume()
 
     def statistics(self) -> HandlerStatistics:
         """How the handler is doing."""

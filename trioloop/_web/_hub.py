@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Any
@@ -14,6 +14,7 @@ from starlette.websockets import WebSocket, WebSocketState
 
 from .._core._handler import Handler
 from .._core._hub import DeadLetterHook, HubCore
+from .._core._instrument import Instrument
 from .._core._machine import Machine
 from ._headers import RawHeaders
 from ._limits import Gate, Limits, Place
@@ -34,6 +35,7 @@ class Hub(HubCore):
             accepted and not handled; what it raises is logged.
         random: the source of jitter; tests give a seeded ``random.Random``.
         limits: how many handlers may be open, and which proxies are believed.
+        instruments: `Instrument` values that look on; a hub without any pays nothing for them.
 
     Attributes:
         limits: as given.
@@ -48,8 +50,9 @@ class Hub(HubCore):
         dead_letter: DeadLetterHook | None = None,
         random: Random | None = None,
         limits: Limits | None = None,
+        instruments: Sequence[Instrument] = (),
     ) -> None:
-        super().__init__(dead_letter=dead_letter, random=random)
+        super().__init__(dead_letter=dead_letter, random=random, instruments=instruments)
         self.gate: Gate = Gate(Limits() if limits is None else limits, self)
         self._places: dict[Machine, Place] = {}
 

@@ -200,6 +200,14 @@ class Exchange:
             self._send_body(data, more=more)
             return
         self._note("sends data", data)
+        self._send_message(data)
+
+    def _burst(self, *data: str | bytes) -> None:
+        self._note("bursts", data)
+        for one in data:
+            self._send_message(one)
+
+    def _send_message(self, data: str | bytes) -> None:
         kind = "text" if isinstance(data, str) else "bytes"
         self._send_frame({"type": "websocket.receive", "text": None, "bytes": None, kind: data})
 

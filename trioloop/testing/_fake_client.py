@@ -366,8 +366,7 @@ class FakeExchange(Exchange):
         Args:
             data: the messages.
         """
-        for one in data:
-            self._send(one, more=True)
+        self._burst(*data)
         await self._client.settle()
 
     async def close(self, code: int | None = 1000, reason: str = "") -> None:

@@ -227,6 +227,8 @@ class Acceptor:
                     self.gone_at = min(self.gone_at, entry.time)
             case "sends data":
                 self.unreceived.append(entry.detail)
+            case "bursts":
+                self.unreceived += entry.detail
             case "write waits":
                 refused = self._refuses_a_websocket(entry)
                 self.unable = math.inf if refused else UNABLE[entry.detail]

@@ -207,6 +207,7 @@ _STEPS: Final[Mapping[str, Callable[[Entry], Step]]] = {
     "is to crash": lambda e: Step(e.time, "simulation", "crash_next", (Named(e.who), e.detail)),
     "sends": lambda e: _send(e) if e.who == "test" else _piece(e, more=True),
     "sends data": lambda e: Step(e.time, e.who, "send", (e.detail,)),
+    "bursts": lambda e: Step(e.time, e.who, "burst", tuple(e.detail)),
     "closes": lambda e: Step(e.time, e.who, "close", tuple(e.detail)),
     "sends last": lambda e: _piece(e, more=False),
     "later": _later,

@@ -690,8 +690,7 @@ class SimulatedExchange(Exchange):
         Args:
             data: the messages.
         """
-        for one in data:
-            self._send(one, more=True)
+        self._burst(*data)
         self._simulation.settle()
 
     def close(self, code: int | None = 1000, reason: str = "") -> None:

@@ -253,6 +253,7 @@ _WORDS: Final[Mapping[str, Callable[[Any], str]]] = {
     "sees head": lambda head: f"sees {head[0]}",
     "sees body": lambda data: f"sees {show(data)}",
     "sends data": lambda data: f"sends {show(data)}",
+    "bursts": lambda data: f"sends {', '.join(map(show, data))}",
     "sees message": lambda data: f"sees {show(data)}",
     "sees close": lambda how: f"sees close {_close(how)}",
     "closes": lambda how: f"closes {_close(how)}",
