@@ -264,7 +264,7 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:
         def init(self, request: Any) -> Any:
             if relay:
                 scope = request.scope["extensions"]["trioloop.write"]
-                writers[id(self)] = scope["write_nowait"]
+                writers[id(self)] = scope["write_soon"]
             else:
                 self.join("all")
             return trioloop.Hibernate() if hibernate else None

@@ -164,8 +164,8 @@ async def test_an_answer_before_the_body_has_come_reaches_its_client():
 # -- the extension trioloop.write -----------------------------------------------------------------
 
 
-def writer(scope):
-    return scope["extensions"]["trioloop.write"]["write_nowait"]
+def writer(scope, way="write_soon"):
+    return scope["extensions"]["trioloop.write"][way]
 
 
 async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
@@ -189,11 +189,13 @@ async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
         assert sizes == []
         await settle()
         assert sizes == [100]
+        assert writer(scope, "write_nowait")(b"12345")
+        assert sizes == [100, 10]
         await send(body(b"last"))
 
     async with serving_app(app) as (_, client):
         await client.request()
-        assert (await client.answer()).body == b"12345" * 10 + b"last"
+        assert (await client.answer()).body == b"12345" * 11 + b"last"
     assert socket.socket.send is original
 
 
@@ -204,11 +206,13 @@ async def test_writing_ahead_keeps_the_order_of_what_is_sent():
         writer(scope)(b"2")
         await send(body(b"3", more=True))
         writer(scope)(b"4")
-        await send(body(b"5"))
+        writer(scope, "write_nowait")(b"5")
+        writer(scope)(b"6")
+        await send(body(b"7"))
 
     async with serving_app(app) as (_, client):
         await client.request()
-        assert (await client.answer()).body == b"12345"
+        assert (await client.answer()).body == b"1234567"
 
 
 async def test_a_client_that_reads_too_slowly_is_refused_more():
@@ -235,7 +239,7 @@ async def test_writing_ahead_is_refused_where_it_does_not_belong():
     errors = []
 
     async def app(scope, receive, send):
-        write_nowait = writer(scope)
+        write_nowait = writer(scope, "write_nowait")
         with pytest.raises(RuntimeError, match="started"):
             write_nowait(b"before the start")
         await send(start(headers=[(b"content-length", b"2")]))

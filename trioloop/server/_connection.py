@@ -348,14 +348,40 @@ class Connection:
             if self._pending:
                 self.worker.turns.add(self)
 
+    def write_nowait(self, data: bytes) -> bool:
+        """Write at once; what the client does not take just now is written when it does.
+
+        Returns:
+            False when the client is gone, or takes nothing, or it is a lot: nothing was taken.
+        """
+        if self.lost or self._slow is not None or len(data) > MAX_PENDING:
+            return False
+        if self._pending:
+            self.flush()
+            return self.write_nowait(data)
+        try:
+            taken = self.transport.send_nowait(data)
+        except ClientGone:
+            self.lose("disconnected")
+            return False
+        if taken < len(data):
+            self._slow = trio.Lock()
+            self.worker.nursery.start_soon(self._flush_slowly, data[taken:])
+        return True
+
     def write_later(self, data: bytes) -> bool:
-        """Write at the end of the turn; false when the client is gone or too slow for that."""
-        if self.lost or self._pending_size > MAX_PENDING:
+        """Write at the end of the turn, or when the client takes something again.
+
+        Returns:
+            False when the client is gone or too slow for that, and nothing was taken.
+        """
+        size = self._pending_size + len(data)
+        if self.lost or size > MAX_PENDING:
             return False
         if not self._pending and self._slow is None:
             self.worker.turns.add(self)
         self._pending.append(data)
-        self._pending_size += len(data)
+        self._pending_size = size
         return True
 
     def _take_pending(self) -> list[bytes]:
@@ -376,7 +402,6 @@ class Connection:
             return
         if taken < len(data):
             self._slow = trio.Lock()
-            self._pending_size = len(data) - taken
             self.worker.nursery.start_soon(self._flush_slowly, data[taken:])
 
     async def _flush_slowly(self, data: bytes) -> None:

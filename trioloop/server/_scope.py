@@ -6,12 +6,17 @@ All that the library (or any application) can get from this server beyond ASGI i
     ``await wait()`` returns once the server has begun to drain. The stock worker has it too, under
     ``trioloop serve``.
 
-``scope["extensions"]["trioloop.write"]``: ``{"write_nowait": write_nowait}``, ``http`` only
-    ``write_nowait(body: bytes) -> bool`` writes a piece of the body of a response that has started
-    and is not complete, without a task switch and from any task. What is written in one turn of
-    the scheduler goes out together. False when the client has gone, or reads too slowly: then the
-    piece was not taken, and the connection is for its owner to end. `RuntimeError` where the
-    response has not started or is complete, or has a ``content-length``.
+``scope["extensions"]["trioloop.write"]``, ``http`` only
+    Two functions that write a piece of the body of a response that has started and is not complete,
+    from any task and without a task switch:
+
+    * ``write_nowait(body: bytes) -> bool`` writes at once.
+    * ``write_soon(body: bytes) -> bool`` writes at the end of the scheduler's turn, together with
+      what else is written in it; while the client takes nothing, at most 64 KiB wait for it.
+
+    False when the client has gone, or is too slow for that, or the piece is larger than 64 KiB:
+    then nothing was taken, and ``send`` can wait for the client. `RuntimeError` where the response
+    has not started, is complete or has a ``content-length``.
 
 ``scope["extensions"]["trioloop.websocket"]``, ``websocket`` only
     Its presence says that the server understands more messages than ASGI has:
