@@ -215,6 +215,26 @@ async def test_writing_ahead_keeps_the_order_of_what_is_sent():
         assert (await client.answer()).body == b"1234567"
 
 
+async def test_whatever_the_way_no_piece_overtakes_another():
+    """Each way meets a client that takes nothing just now."""
+    count = 3000
+
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"", more=True))
+        for number in range(count):
+            piece = b"%08d" % number * 500
+            way = ("write_nowait", "write_soon", "send")[number % 3]
+            if way == "send" or not writer(scope, way)(piece):
+                await send(body(piece, more=True))
+        await send(body())
+
+    async with serving_app(app, receive_buffer=4096) as (_, client):
+        await client.request()
+        data = (await client.answer()).body
+    assert data == b"".join(b"%08d" % number * 500 for number in range(count))
+
+
 async def test_a_client_that_reads_too_slowly_is_refused_more():
     refused: Arrivals = Arrivals()
 

@@ -333,9 +333,10 @@ class Connection:
             if self.lost:
                 raise ClientGone(f"the client is gone: {self.lost}")
             data = b"".join([*self._take_pending(), data])
-            done = False
+            done = not data
             try:
-                await self.transport.send_rest(data, self.worker.settings.send_timeout)
+                if data:
+                    await self.transport.send_rest(data, self.worker.settings.send_timeout)
                 done = True
             except SendTimedOut:
                 self.lose("timed-out")
@@ -365,8 +366,7 @@ class Connection:
             self.lose("disconnected")
             return False
         if taken < len(data):
-            self._slow = trio.Lock()
-            self.worker.nursery.start_soon(self._flush_slowly, data[taken:])
+            self._begin_to_wait(data[taken:])
         return True
 
     def write_later(self, data: bytes) -> bool:
@@ -401,11 +401,17 @@ class Connection:
             self.lose("disconnected")
             return
         if taken < len(data):
-            self._slow = trio.Lock()
-            self.worker.nursery.start_soon(self._flush_slowly, data[taken:])
+            self._begin_to_wait(data[taken:])
 
-    async def _flush_slowly(self, data: bytes) -> None:
+    def _begin_to_wait(self, rest: bytes) -> None:
+        """Let a task write the rest; or whoever comes first, for it is the first that is pending."""
+        self._slow = trio.Lock()
+        self._pending.insert(0, rest)
+        self._pending_size += len(rest)
+        self.worker.nursery.start_soon(self._flush_slowly)
+
+    async def _flush_slowly(self) -> None:
         try:
-            await self._write_slowly(data)
+            await self._write_slowly(b"")
         except ClientGone:
             pass  # its owner is told by `lose`
