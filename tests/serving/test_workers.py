@@ -92,7 +92,10 @@ async def test_200_clients_that_do_not_read_hold_no_worker_longer_than_the_grace
 
 
 async def test_applications_are_told_of_the_shutdown_in_every_worker(tmp_path):
-    async with workers(tmp_path, "--graceful-timeout", "60") as server, trio.open_nursery() as tasks:
+    async with (
+        workers(tmp_path, "--graceful-timeout", "60") as server,
+        trio.open_nursery() as tasks,
+    ):
         bodies = []
         started = trio.Event()
 

@@ -23,9 +23,7 @@ _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)([ \t]*+;[\t\x20-\x7e\x80
 _CHUNK_SIZE_BEGINNING: Final = re.compile(
     rb"[0-9A-Fa-f]{0,15}+(?:[ \t]*+(?:;[\t\x20-\x7e\x80-\xff]*+)?)?\r?\Z"
 )
-_TRAILER: Final = re.compile(
-    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+)?\r\n"
-)
+_TRAILER: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 _MAX_LINE: Final = 4096
 """Bytes of one line of framing."""
 _MAX_FRAMING: Final = 64 * 1024

@@ -11,6 +11,7 @@ The laws of this file:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -147,7 +148,9 @@ class Connection:
         return parse_head(data, self.worker.settings.max_headers)
 
     def _find_head(self) -> int:
-        if self.buffer[:2] == b"\r\n":  # RFC 9112, 2.2: some clients end a body with one too many
+        if self.buffer.startswith(
+            b"\r\n"
+        ):  # RFC 9112, 2.2: some clients end a body with one too many
             del self.buffer[:2]
         return self.buffer.find(b"\r\n\r\n")
 
@@ -411,7 +414,5 @@ class Connection:
         self.worker.nursery.start_soon(self._flush_slowly)
 
     async def _flush_slowly(self) -> None:
-        try:
+        with suppress(ClientGone):  # its owner is told by `lose`
             await self._write_slowly(b"")
-        except ClientGone:
-            pass  # its owner is told by `lose`

@@ -12,7 +12,7 @@ The laws of this file:
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -24,7 +24,6 @@ from ._transport import ClientGone
 
 if TYPE_CHECKING:
     from ._connection import Connection
-
 
 
 class Exchange:
@@ -115,8 +114,9 @@ class Exchange:
         while error is not None and self._connection.lost:
             if isinstance(error, ClientGone):
                 return True
-            if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
+            group = cast("BaseExceptionGroup[BaseException] | None", _as_group(error))
+            if group is not None and len(group.exceptions) == 1:
+                error = group.exceptions[0]
             else:
                 error = error.__cause__ or error.__context__
         return False
@@ -353,3 +353,7 @@ class Exchange:
         if not self._streaming:
             raise RuntimeError("only a response that has started and is not complete takes more")
         return bool(body)
+
+
+def _as_group(error: BaseException) -> object:
+    return error if isinstance(error, BaseExceptionGroup) else None

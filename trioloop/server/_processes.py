@@ -141,7 +141,9 @@ class Supervisor:
             self._drain()
         else:
             if code:
-                sys.stderr.write(f"trioloop: worker {process.pid} failed ({code}); starting another\n")
+                sys.stderr.write(
+                    f"trioloop: worker {process.pid} failed ({code}); starting another\n"
+                )
             self._start()
 
     def _fails_too_often(self) -> bool:
@@ -196,6 +198,4 @@ class Supervisor:
 
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
-_RELOADING: Final = tuple(
-    getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name)
-)
+_RELOADING: Final = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))

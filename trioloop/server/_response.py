@@ -18,9 +18,7 @@ from typing import Final
 
 from ._head import Headers
 
-_FIELDS: Final = re.compile(
-    rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [\t\x20-\x7e\x80-\xff]*+\r\n)*+"
-)
+_FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [\t\x20-\x7e\x80-\xff]*+\r\n)*+")
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -58,7 +56,16 @@ class Response:
         TypeError: a status or a header of the wrong type.
     """
 
-    __slots__ = ("_fields", "_left", "_names", "framing", "headers", "sent", "status", "wants_close")
+    __slots__ = (
+        "_fields",
+        "_left",
+        "_names",
+        "framing",
+        "headers",
+        "sent",
+        "status",
+        "wants_close",
+    )
 
     def __init__(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], method: str, version: str
@@ -122,7 +129,6 @@ class Response:
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
-
 
     def frame(self, body: bytes) -> bytes:
         """A piece of the body as bytes.

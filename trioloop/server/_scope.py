@@ -44,6 +44,7 @@ The laws of this file:
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -73,7 +74,7 @@ class Surroundings:
 
     __slots__ = ("client", "root_path", "server", "state", "tls", "wait_for_shutdown")
 
-    def __init__(  # noqa: PLR0913 - these are six facts, and this is the object that holds them
+    def __init__(
         self,
         *,
         tls: bool,
@@ -123,3 +124,15 @@ def websocket_scope(head: Head, around: Surroundings, subprotocols: list[str]) -
     scope["extensions"]["websocket.http.response"] = {}
     scope["extensions"][WEBSOCKET] = {}
     return scope
+
+
+def address_of(family: int, name: Any) -> Address:
+    """An address as ASGI has it; `None` where it has no port.
+
+    Args:
+        family: of the socket.
+        name: what the socket calls itself, or its peer.
+    """
+    if family in (socket.AF_INET, socket.AF_INET6):
+        return (name[0], name[1])
+    return None

@@ -312,7 +312,9 @@ class WebSocket:
         elif kind == "websocket.http.response.body" and self._response is not None:
             await self._send_refusal(message)
         else:
-            raise RuntimeError(f"{kind!r} does not belong here: the WebSocket is {self._state.name}")
+            raise RuntimeError(
+                f"{kind!r} does not belong here: the WebSocket is {self._state.name}"
+            )
 
     async def _send_data(self, message: dict[str, Any]) -> None:
         assert self._frames is not None
