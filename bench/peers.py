@@ -199,7 +199,7 @@ def starlette_asyncio() -> Any:
 
     publisher = Publisher(put, asyncio.Event, asyncio.sleep)
 
-    async def events(request: Any) -> Any:
+    async def events(_: Any) -> Any:
         queue: asyncio.Queue[str] = asyncio.Queue()
         streams.add(queue)
 
@@ -214,7 +214,7 @@ def starlette_asyncio() -> Any:
 
         return EventSourceResponse(generate())
 
-    async def poll(request: Any) -> Any:
+    async def poll(_: Any) -> Any:
         queue: asyncio.Queue[str] = asyncio.Queue()
         queue.put_nowait(DATA)
         return PlainTextResponse(await queue.get())
@@ -224,7 +224,7 @@ def starlette_asyncio() -> Any:
         async for text in websocket.iter_text():
             await websocket.send_text(text)
 
-    async def publish(scope: Any, receive: Any, send: Any) -> None:
+    async def publish(scope: Any, _: Any, send: Any) -> None:
         await publisher.answer({**scope, "path": scope["path"]}, send)
 
     return Starlette(
@@ -237,7 +237,7 @@ def starlette_asyncio() -> Any:
     )
 
 
-def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:
+def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:  # noqa: C901 - an application
     """Trioloop's own handlers."""
     import trio
 
@@ -264,7 +264,7 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:
         def init(self, request: Any) -> Any:
             if relay:
                 scope = request.scope["extensions"]["trioloop.write"]
-                writers[id(self)] = scope["write_nowait"]
+                writers[id(self)] = scope["write_soon"]
             else:
                 self.join("all")
             return trioloop.Hibernate() if hibernate else None
@@ -285,19 +285,16 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:
 
     app.route("/events", Events)
     app.route("/poll", Poll)
-    if hasattr(trioloop, "WebSocketHandler"):
 
-        class Echo(trioloop.WebSocketHandler[str]):
-            def receive(self, data: Any) -> Any:
-                return trioloop.Send(data)
+    class Echo(trioloop.WebSocketHandler[str]):
+        def receive(self, data: Any) -> Any:
+            return trioloop.Send(data)
 
-        app.route("/ws", Echo, origins=["*"])
+    app.route("/ws", Echo)
 
     async def with_publisher(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] in ("/publish", "/tick"):
             await publisher.answer(scope, send)
-        elif scope["type"] == "websocket" and not hasattr(trioloop, "WebSocketHandler"):
-            await echo(receive, send)
         else:
             await app(scope, receive, send)
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -122,10 +122,8 @@ class Streams:
             answer = b""
             while b"}" not in answer:
                 self.read(0.01, seen)
-                try:
+                with suppress(BlockingIOError):
                     answer += sock.recv(65536)
-                except BlockingIOError:
-                    pass
         start = answer.index(b"{")
         return json.loads(answer[start : answer.index(b"}") + 1])
 
@@ -268,8 +266,8 @@ class Latencies:
 
         def seen(data: bytes) -> None:
             now = time.monotonic()
-            for part in data.split(b"data: ")[1:]:
-                times.append(now - float(part[:24].split()[0]))
+            parts = data.split(b"data: ")[1:]
+            times.extend(now - float(part[:24].split()[0]) for part in parts)
 
         streams.ask(server, f"/tick?rate={self._rate}&seconds={self._seconds}", seen)
         times.sort()
@@ -331,20 +329,20 @@ def cases(options: argparse.Namespace) -> list[Case]:
             websockets,
         )
     )
-    for quantile in (0.5, 0.99):
-        made.append(
-            Case(
-                f"1000 streams at 20/s, p{100 * quantile:g}",
-                ("handler", sse),
-                sse,
-                {"handler": 1.0},
-                100 if options.quick else 1000,
-                Latencies(20, 5 / scale, quantile),
-                Streams,
-                "ms",
-                5,
-            )
+    made += [
+        Case(
+            f"1000 streams at 20/s, p{100 * quantile:g}",
+            ("handler", sse),
+            sse,
+            {"handler": 1.0},
+            100 if options.quick else 1000,
+            Latencies(20, 5 / scale, quantile),
+            Streams,
+            "ms",
+            5,
         )
+        for quantile in (0.5, 0.99)
+    ]
     return [case for case in made if options.only in case.title]
 
 

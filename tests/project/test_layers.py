@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EVERYTHING = "everything"
 FACADE = "trioloop"
-SERVER = {"_wire", "h11", "h2", "httptools", "hypercorn", "trio", "websockets", "wsproto"}
+SERVER = {"_wire", "hypercorn", "h2", "websockets", "trio"}
 
 MAY_IMPORT = {
     "_core": {"trio"},
@@ -184,6 +184,20 @@ def test_the_formats_wait_for_nothing(module):
         if isinstance(node, ast.Await | ast.AsyncFor | ast.AsyncWith | ast.AsyncFunctionDef)
     ]
     assert not lines, f"{module.path}:{lines[0]}: _wire must not wait"
+
+
+WITHOUT_IO = ("_head", "_body", "_response", "_frames", "_handshake")
+PURE = [module for module in MODULES if module.name.removeprefix("trioloop.server.") in WITHOUT_IO]
+
+
+@pytest.mark.parametrize("module", PURE, ids=lambda module: module.path)
+def test_the_formats_of_the_server_know_no_socket_and_no_clock(module):
+    targets = {found.target.partition(".")[0] for found in imports_of(module, KNOWN)}
+    assert targets & {"trio", "socket", "select", "ssl", "time"} == set()
+
+
+def test_the_formats_of_the_server_are_all_there():
+    assert len(PURE) == len(WITHOUT_IO)
 
 
 # ── The check itself ─────────────────────────────────────────────────────────────────────────────

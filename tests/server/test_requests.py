@@ -15,6 +15,8 @@ from support.asgi import (
 )
 from support.sockets import Arrivals, Cut, request_bytes
 
+from trioloop.server._transport import ClientGone
+
 CHUNKED = [("transfer-encoding", "chunked")]
 
 
@@ -244,8 +246,10 @@ REFUSED = {
         501,
     ),
     "chunked twice": (
-        b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
-        b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        (
+            b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n"
+            b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+        ),
         501,
     ),
     "chunked in HTTP/1.0": (
@@ -299,7 +303,7 @@ async def test_a_malformed_chunk_gets_400_and_a_closed_connection(chunks):
             message = await receive()
             if message["type"] == "http.disconnect":
                 gone.append(True)
-                with pytest.raises(OSError):
+                with pytest.raises(ClientGone):
                     await send(start())
                 return
             assert message["more_body"]

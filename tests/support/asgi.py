@@ -146,7 +146,7 @@ class Frames:
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         return head
 
-    async def next(self):
+    async def next(self) -> Any:
         """The next frame as (opcode, payload); `None` at the end of the connection."""
         while True:
             if len(self._buffer) >= 2:
@@ -156,12 +156,11 @@ class Frames:
                 elif length == 127 and len(self._buffer) >= 10:
                     length, start = int.from_bytes(self._buffer[2:10], "big"), 10
                 end = start + length
-                if self._buffer[1] < 126 or start > 2:
-                    if len(self._buffer) >= end:
-                        opcode = self._buffer[0]
-                        payload = self._buffer[start:end]
-                        self._buffer = self._buffer[end:]
-                        return opcode & 0x0F, payload
+                if (self._buffer[1] < 126 or start > 2) and len(self._buffer) >= end:
+                    opcode = self._buffer[0]
+                    payload = self._buffer[start:end]
+                    self._buffer = self._buffer[end:]
+                    return opcode & 0x0F, payload
             data = await self._client.receive()
             if not data:
                 return None

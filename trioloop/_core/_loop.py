@@ -92,8 +92,9 @@ async def take_turns(m: Machine) -> bool:
                 await m.complete(awaitable)
             m.message_done(message)
             turns += 1
-            if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
-                await m.flush(m.note_silence())
+            full = turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES
+            if full and not await m.flush(m.note_silence()):
+                await trio.lowlevel.checkpoint()
         return False
     m.phase = "running"  # the wait was interrupted
     return m.reason is None

@@ -585,23 +585,29 @@ class Machine:
 
     # -- output ----------------------------------------------------------------------------------
 
-    async def flush(self, now: float) -> None:
-        """Write what is pending; a failure ends the handler. At least a checkpoint."""
-        if not self.output.pending:
-            await trio.lowlevel.checkpoint()
-            return
+    async def flush(self, now: float) -> bool:
+        """Write what is pending; a failure ends the handler.
+
+        Returns:
+            Whether anything was waited for; otherwise others have had no turn.
+        """
         output = self.output
+        waited = False
         self.phase = "writing"
         try:
             while output.pending:
-                await output.write(now)
-                now = trio.current_time()
+                waiting = output.write(now)
+                if waiting is not None:
+                    waited = True
+                    await waiting
+                    now = trio.current_time()
                 output.written(now)
         except GONE:
             self.end(Disconnected())
         except Exception as error:
             self.end(Failed(error))
         self.phase = "running"
+        return waited
 
     async def finish(self) -> None:
         """Write the ending that the client sees."""

@@ -51,7 +51,7 @@ class Output(Protocol):
     def tick(self, now: float) -> None:
         """The time ``tick_due`` has come: add what shows life."""
 
-    def write(self, now: float) -> Awaitable[object]:
+    def write(self, now: float) -> Awaitable[object] | None:
         """Begin to write what is pending, or the first piece of it.
 
         Not a coroutine function: what is awaited for every event is the server's own ``send``.
@@ -60,8 +60,8 @@ class Output(Protocol):
             now: the time (Trio's clock).
 
         Returns:
-            What to await. It raises `OSError` when the client is gone, and any other exception when
-            the write failed.
+            What to await; `None` when it is written already. Awaited, it raises `OSError` when the
+            client is gone, and any other exception when the write failed.
         """
         raise NotImplementedError
 

@@ -118,12 +118,14 @@ class HTTPOutput:
     def tick(self, now: float) -> None:
         self.tick_due = math.inf
 
-    def write(self, now: float) -> Awaitable[object]:
+    def write(self, now: float) -> Awaitable[object] | None:
         if self._start is not None:
             start, self._start = self._start, None
             return self._link.write(start, now)
         # A head is followed by a body, if an empty one: servers may hold it back until there is one.
         body, more = self._take_parts(), not self._ending
+        if more and body and self._link.write_nowait(body):
+            return None
         message = {"type": "http.response.body", "body": body, "more_body": more}
         return self._link.write(message, now)
 
@@ -179,7 +181,9 @@ class HTTPOutput:
 
     async def _write_all(self) -> None:
         while self.pending:
-            await self.write(trio.current_time())
+            waiting = self.write(trio.current_time())
+            if waiting is not None:
+                await waiting
             self.written(trio.current_time())
 
     async def _finish(self, ending: Ending, reason: TerminateReason) -> None:

@@ -35,7 +35,7 @@ class AccessLog:
         plain = type(logger).access is Logger.access
         self.enabled: bool = not plain or logger.access_logger is not None
 
-    async def write(  # noqa: PLR0913 - one line of a log has as many parts
+    async def write(
         self,
         scope: Scope,
         status: int | None,

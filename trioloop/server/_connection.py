@@ -11,6 +11,7 @@ The laws of this file:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -147,7 +148,9 @@ class Connection:
         return parse_head(data, self.worker.settings.max_headers)
 
     def _find_head(self) -> int:
-        if self.buffer[:2] == b"\r\n":  # RFC 9112, 2.2: some clients end a body with one too many
+        if self.buffer.startswith(
+            b"\r\n"
+        ):  # RFC 9112, 2.2: some clients end a body with one too many
             del self.buffer[:2]
         return self.buffer.find(b"\r\n\r\n")
 
@@ -333,9 +336,10 @@ class Connection:
             if self.lost:
                 raise ClientGone(f"the client is gone: {self.lost}")
             data = b"".join([*self._take_pending(), data])
-            done = False
+            done = not data
             try:
-                await self.transport.send_rest(data, self.worker.settings.send_timeout)
+                if data:
+                    await self.transport.send_rest(data, self.worker.settings.send_timeout)
                 done = True
             except SendTimedOut:
                 self.lose("timed-out")
@@ -348,14 +352,39 @@ class Connection:
             if self._pending:
                 self.worker.turns.add(self)
 
+    def write_nowait(self, data: bytes) -> bool:
+        """Write at once; what the client does not take just now is written when it does.
+
+        Returns:
+            False when the client is gone, or takes nothing, or it is a lot: nothing was taken.
+        """
+        if self.lost or self._slow is not None or len(data) > MAX_PENDING:
+            return False
+        if self._pending:
+            self.flush()
+            return self.write_nowait(data)
+        try:
+            taken = self.transport.send_nowait(data)
+        except ClientGone:
+            self.lose("disconnected")
+            return False
+        if taken < len(data):
+            self._begin_to_wait(data[taken:])
+        return True
+
     def write_later(self, data: bytes) -> bool:
-        """Write at the end of the turn; false when the client is gone or too slow for that."""
-        if self.lost or self._pending_size > MAX_PENDING:
+        """Write at the end of the turn, or when the client takes something again.
+
+        Returns:
+            False when the client is gone or too slow for that, and nothing was taken.
+        """
+        size = self._pending_size + len(data)
+        if self.lost or size > MAX_PENDING:
             return False
         if not self._pending and self._slow is None:
             self.worker.turns.add(self)
         self._pending.append(data)
-        self._pending_size += len(data)
+        self._pending_size = size
         return True
 
     def _take_pending(self) -> list[bytes]:
@@ -375,12 +404,15 @@ class Connection:
             self.lose("disconnected")
             return
         if taken < len(data):
-            self._slow = trio.Lock()
-            self._pending_size = len(data) - taken
-            self.worker.nursery.start_soon(self._flush_slowly, data[taken:])
+            self._begin_to_wait(data[taken:])
 
-    async def _flush_slowly(self, data: bytes) -> None:
-        try:
-            await self._write_slowly(data)
-        except ClientGone:
-            pass  # its owner is told by `lose`
+    def _begin_to_wait(self, rest: bytes) -> None:
+        """Let a task write the rest; or whoever comes first, for it is the first that is pending."""
+        self._slow = trio.Lock()
+        self._pending.insert(0, rest)
+        self._pending_size += len(rest)
+        self.worker.nursery.start_soon(self._flush_slowly)
+
+    async def _flush_slowly(self) -> None:
+        with suppress(ClientGone):  # its owner is told by `lose`
+            await self._write_slowly(b"")

@@ -12,7 +12,7 @@ The laws of this file:
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -67,12 +67,15 @@ class Exchange:
         self._scope = self._make_scope()
 
     def _make_scope(self) -> Scope:
-        # A function, for a copy of the scope would copy what a method is bound to.
+        # Functions, for a copy of the scope would copy what a method is bound to.
         def write_nowait(body: bytes) -> bool:
             return self.write_nowait(body)
 
+        def write_soon(body: bytes) -> bool:
+            return self.write_soon(body)
+
         scope = http_scope(self._head, self._connection.around)
-        scope["extensions"][WRITE] = {"write_nowait": write_nowait}
+        scope["extensions"][WRITE] = {"write_nowait": write_nowait, "write_soon": write_soon}
         return scope
 
     async def serve(self) -> bool:
@@ -88,6 +91,7 @@ class Exchange:
         finally:
             if worker.access.enabled:
                 await self._log(ended)
+            self._scope = {}  # it leads back here: without this, only the collector would free both
         return self._keep_alive
 
     async def _call_application(self) -> None:
@@ -110,8 +114,9 @@ class Exchange:
         while error is not None and self._connection.lost:
             if isinstance(error, ClientGone):
                 return True
-            if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
+            group = cast("BaseExceptionGroup[BaseException] | None", _as_group(error))
+            if group is not None and len(group.exceptions) == 1:
+                error = group.exceptions[0]
             else:
                 error = error.__cause__ or error.__context__
         return False
@@ -121,6 +126,7 @@ class Exchange:
     async def _conclude(self) -> str:
         """Do what the application left undone; returns how it ended."""
         connection = self._connection
+        connection.flush()
         try:
             if self._refused:
                 await connection.linger()
@@ -315,16 +321,39 @@ class Exchange:
         )
 
     def write_nowait(self, body: bytes) -> bool:
-        """Write a piece of the body from any task, see ``_scope.py``.
+        """Write a piece of the body at once, see ``_scope.py``.
 
         Raises:
             RuntimeError: the response has not started, or is complete, or has a known length.
         """
+        if not self._takes(body):
+            return False
+        taken = self._connection.write_nowait(b"%x\r\n%b\r\n" % (len(body), body))
+        if taken:
+            self._started().sent += len(body)
+        return taken
+
+    def write_soon(self, body: bytes) -> bool:
+        """Write a piece of the body at the end of the turn, see ``_scope.py``.
+
+        Raises:
+            RuntimeError: the response has not started, or is complete, or has a known length.
+        """
+        if not self._takes(body):
+            return False
+        connection = self._connection
+        taken = connection.write_later(connection.worker.framed(body))
+        if taken:
+            self._started().sent += len(body)
+        return taken
+
+    def _takes(self, body: bytes) -> bool:
         if self._connection.lost:
             return False
         if not self._streaming:
             raise RuntimeError("only a response that has started and is not complete takes more")
-        if body and self._connection.write_later(self._connection.worker.framed(body)):
-            self._started().sent += len(body)
-            return True
-        return not body
+        return bool(body)
+
+
+def _as_group(error: BaseException) -> object:
+    return error if isinstance(error, BaseExceptionGroup) else None

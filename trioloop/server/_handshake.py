@@ -27,8 +27,8 @@ from ._response import check_fields
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _OURS: Final = frozenset(
-    (b"connection", b"upgrade", b"content-length", b"transfer-encoding", b"sec-websocket-accept")
-    + (b"sec-websocket-extensions", b"sec-websocket-protocol")
+    b"connection upgrade content-length transfer-encoding sec-websocket-accept "
+    b"sec-websocket-extensions sec-websocket-protocol".split()
 )
 
 DEFLATE: Final = ServerPerMessageDeflateFactory(

@@ -32,16 +32,12 @@ _SPECIAL: Final = frozenset(
 )
 
 _COMMON: Final = (
-    (
-        "Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length "
-        "Content-Type Cookie DNT Expect Forwarded Host If-Modified-Since If-None-Match Last-Event-ID "
-        "Origin Pragma Referer Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-WebSocket-Extensions "
-        "Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version Transfer-Encoding Upgrade "
-        "User-Agent X-Forwarded-For X-Forwarded-Host X-Forwarded-Proto X-Real-IP"
-    )
-    .encode()
-    .split()
-)
+    b"Accept Accept-Encoding Accept-Language Authorization Cache-Control Connection Content-Length "
+    b"Content-Type Cookie DNT Expect Forwarded Host If-Modified-Since If-None-Match Last-Event-ID "
+    b"Origin Pragma Referer Sec-Fetch-Dest Sec-Fetch-Mode Sec-Fetch-Site Sec-WebSocket-Extensions "
+    b"Sec-WebSocket-Key Sec-WebSocket-Protocol Sec-WebSocket-Version Transfer-Encoding Upgrade "
+    b"User-Agent X-Forwarded-For X-Forwarded-Host X-Forwarded-Proto X-Real-IP"
+).split()
 _LOWER: Final = {
     spelling: name.lower() for name in _COMMON for spelling in (name, name.lower(), name.title())
 }

@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import h2.errors
@@ -26,8 +27,8 @@ import h2.settings
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.events import Request, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request, StreamClosed
 from hypercorn.protocol.h2 import (
     BUFFER_LOW_WATER,
     H2Protocol,
@@ -37,9 +38,9 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState
-from hypercorn.utils import filter_pseudo_headers, parse_socket_addr
+from hypercorn.utils import filter_pseudo_headers
 
-from ._scope import SHUTDOWN
+from ._scope import SHUTDOWN, address_of
 from ._transport import ClientGone
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ STREAM_WINDOW: Final = 65_535
 """Bytes of a request's body that may wait for its application (RFC 9113, 6.9.2)."""
 
 
-async def serve_http2(  # noqa: PLR0913 - what Hypercorn's connection takes, and two more
+async def serve_http2(
     worker: Worker,
     config: Config,
     context: WorkerContext,
@@ -111,14 +112,16 @@ class _Server(TCPServer):
                     self._task_group,
                     ConnectionState(self.state),
                     tls,
-                    parse_socket_addr(family, plain.socket.getpeername()),
-                    parse_socket_addr(family, plain.socket.getsockname()),
+                    address_of(family, plain.socket.getpeername()),
+                    address_of(family, plain.socket.getsockname()),
                     self.protocol_send,
                 )
                 self.protocol.worker = self._worker
-                self._task_group.spawn(self._write)
+                tasks: Any = self._task_group  # Hypercorn has no types for what it spawns
+                tasks.spawn(self._write)
                 await self.protocol.initiate()
-                await self.idle_task.restart(self._task_group, self._idle_timeout)
+                idle: Any = self.idle_task
+                await idle.restart(tasks, self._idle_timeout)
                 if first:
                     await self.protocol.handle(RawData(first))
                 await self._read_data()
@@ -260,10 +263,8 @@ class _Protocol(H2Protocol):
 
     def acknowledge(self, stream_id: int, number: int) -> None:
         """Let the client send as much again."""
-        try:
+        with suppress(h2.exceptions.ProtocolError, KeyError, ValueError):  # it is over
             self.connection.acknowledge_received_data(number, stream_id)
-        except (h2.exceptions.ProtocolError, KeyError, ValueError):
-            pass  # it is over
 
     async def flush_acknowledged(self) -> None:
         """Tell the client of it."""
@@ -289,18 +290,18 @@ class _Protocol(H2Protocol):
             await self._flush()
             await self.send(Closed())
             return
+        call: Any = _Call(self, stream_id)  # all of a task group that a stream knows
         stream = HTTPStream(
             self.app,
             self.config,
             self.context,
-            _Call(self, stream_id),
+            call,
             self.ssl,
             self.client,
             self.server,
             self.stream_send,
             stream_id,
         )
-        stream.app_put = None
         self.streams[stream_id] = stream
         self.stream_buffers[stream_id] = _Buffer(self.context.event_class)
         self.priority.insert_stream(stream_id)
@@ -317,14 +318,14 @@ class _Protocol(H2Protocol):
         )
         await self.context.mark_request()
 
-    async def _create_server_push(self, *_: Any) -> None:
+    async def _create_server_push(
+        self, stream_id: int, path: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> None:
         """Server push is gone from the browsers; Hypercorn's creates streams of its own."""
 
     def _reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
-        try:
+        with suppress(h2.exceptions.ProtocolError):  # it is over
             self.connection.reset_stream(stream_id, error_code=code)
-        except h2.exceptions.ProtocolError:
-            pass  # it is over
 
     async def _abandon(self, stream_id: int) -> None:
         """The response is over: what it has not written, it never will."""
@@ -370,7 +371,8 @@ class _Call:
         scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
         scope["extensions"][SHUTDOWN] = {"wait": self._protocol.worker.wait_for_shutdown()}
         self._protocol.calls += 1
-        self._protocol.task_group.spawn(self._run, app, scope, send)
+        tasks: Any = self._protocol.task_group
+        tasks.spawn(self._run, app, scope, send)
         return self.put
 
     async def put(self, event: dict[str, Any]) -> None:
@@ -411,8 +413,9 @@ class _Call:
 
     async def _call(self, app: AppWrapper, scope: Any, send: Any) -> None:
         log = self._protocol.worker.log
+        receive: Any = self._receive  # Hypercorn has a type for each message
         try:
-            await app(scope, self._receive, send, trio.to_thread.run_sync, trio.from_thread.run)
+            await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
         except Exception as error:
             if not (self._gone and isinstance(error, ClientGone)):
                 await log.exception("Error in ASGI Framework")

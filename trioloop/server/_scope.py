@@ -6,12 +6,17 @@ All that the library (or any application) can get from this server beyond ASGI i
     ``await wait()`` returns once the server has begun to drain. The stock worker has it too, under
     ``trioloop serve``.
 
-``scope["extensions"]["trioloop.write"]``: ``{"write_nowait": write_nowait}``, ``http`` only
-    ``write_nowait(body: bytes) -> bool`` writes a piece of the body of a response that has started
-    and is not complete, without a task switch and from any task. What is written in one turn of
-    the scheduler goes out together. False when the client has gone, or reads too slowly: then the
-    piece was not taken, and the connection is for its owner to end. `RuntimeError` where the
-    response has not started or is complete, or has a ``content-length``.
+``scope["extensions"]["trioloop.write"]``, ``http`` only
+    Two functions that write a piece of the body of a response that has started and is not complete,
+    from any task and without a task switch:
+
+    * ``write_nowait(body: bytes) -> bool`` writes at once.
+    * ``write_soon(body: bytes) -> bool`` writes at the end of the scheduler's turn, together with
+      what else is written in it; while the client takes nothing, at most 64 KiB wait for it.
+
+    False when the client has gone, or is too slow for that, or the piece is larger than 64 KiB:
+    then nothing was taken, and ``send`` can wait for the client. `RuntimeError` where the response
+    has not started, is complete or has a ``content-length``.
 
 ``scope["extensions"]["trioloop.websocket"]``, ``websocket`` only
     Its presence says that the server understands more messages than ASGI has:
@@ -39,6 +44,7 @@ The laws of this file:
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
@@ -68,7 +74,7 @@ class Surroundings:
 
     __slots__ = ("client", "root_path", "server", "state", "tls", "wait_for_shutdown")
 
-    def __init__(  # noqa: PLR0913 - these are six facts, and this is the object that holds them
+    def __init__(
         self,
         *,
         tls: bool,
@@ -118,3 +124,15 @@ def websocket_scope(head: Head, around: Surroundings, subprotocols: list[str]) -
     scope["extensions"]["websocket.http.response"] = {}
     scope["extensions"][WEBSOCKET] = {}
     return scope
+
+
+def address_of(family: int, name: Any) -> Address:
+    """An address as ASGI has it; `None` where it has no port.
+
+    Args:
+        family: of the socket.
+        name: what the socket calls itself, or its peer.
+    """
+    if family in (socket.AF_INET, socket.AF_INET6):
+        return (name[0], name[1])
+    return None

@@ -16,6 +16,7 @@ import select
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from typing import Final, Protocol
 
 import trio
@@ -215,10 +216,8 @@ class SocketTransport:
 
     def abort(self) -> None:
         if not self._closed:
-            try:
+            with suppress(OSError):  # it has gone
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            except OSError:
-                pass  # it has gone
             self.close()
 
     def release(self) -> trio.SocketStream:
@@ -241,7 +240,8 @@ class TLSTransport:
         self._reading: trio.CancelScope | None = None
 
     async def receive(self) -> bytes:
-        with trio.CancelScope() as self._reading:
+        self._reading = trio.CancelScope()
+        with self._reading:
             try:
                 return bytes(await self._stream.receive_some(RECEIVE_SIZE))
             except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSError):
@@ -305,12 +305,10 @@ class TLSTransport:
 
     def abort(self) -> None:
         if not self._closed:
-            try:
+            with suppress(OSError, trio.ClosedResourceError):  # it has gone
                 self._stream.transport_stream.setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, _RESET
                 )
-            except (OSError, trio.ClosedResourceError):
-                pass  # it has gone
             self.close()
 
     def release(self) -> trio.SSLStream[trio.SocketStream]:

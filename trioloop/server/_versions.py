@@ -33,6 +33,11 @@ def find_misfit() -> str | None:
             for part in parts:
                 if not hasattr(module, part):
                     return f"{name} has no {part}"
+        protocols = import_module("websockets.protocol")
+        protocol = protocols.Protocol(protocols.SERVER)
+        for part in ("current_size", "max_message_size", "parser_exc", "reader", "writes"):
+            if not hasattr(protocol, part):
+                return f"websockets' Protocol has no {part}"
         names = import_module("hypercorn.trio.run").worker_serve.__code__.co_names
     except Exception as error:  # whatever a broken installation raises
         return f"{type(error).__name__}: {error}"

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import hypercorn.trio.run
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.utils import parse_socket_addr
 
 from ._access import AccessLog
 from ._connection import Connection
@@ -29,7 +29,7 @@ from ._deadlines import Clock, Group
 from ._head import Head, Headers
 from ._http2 import serve_http2
 from ._response import chunk, refusal
-from ._scope import Surroundings
+from ._scope import Surroundings, address_of
 from ._settings import Settings
 from ._transport import ClientGone, SocketTransport, TLSTransport, Transport
 from ._turns import Turns
@@ -143,12 +143,14 @@ class Worker:
             if stream.selected_alpn_protocol() == "h2":
                 await self._speak_http2(context, state, stream, b"")
                 return
-        sock = stream.transport_stream.socket if tls else stream.socket
-        client = parse_socket_addr(sock.family, sock.getpeername())
+            sock = stream.transport_stream.socket
+        else:
+            sock = stream.socket
+        client = address_of(sock.family, sock.getpeername())
         around = Surroundings(
             tls=tls,
             client=client,
-            server=parse_socket_addr(sock.family, sock.getsockname()),
+            server=address_of(sock.family, sock.getsockname()),
             root_path=self._config.root_path,
             state=state,
             wait_for_shutdown=self._wait,
@@ -240,7 +242,7 @@ def _transport(stream: Stream) -> Transport:
         return TLSTransport(stream)
     family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
     sock = socket.socket(family, kind, proto, fileno=stream.socket.detach())
-    sock.setblocking(False)  # noqa: FBT003
+    sock.setblocking(False)
     return SocketTransport(sock)
 
 
@@ -267,7 +269,7 @@ async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
 
     Source: ``hypercorn.trio.run.worker_serve``, of which it is a copy with one name bound anew.
     """
-    config.set_statsd_logger_class(hypercorn.trio.run.StatsdLogger)
+    config.set_statsd_logger_class(StatsdLogger)
     async with trio.open_nursery() as nursery:
         worker = Worker(app, config, nursery, notice)
 
@@ -279,7 +281,7 @@ async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
         ours = FunctionType(theirs.__code__, names, theirs.__name__)
         nursery.start_soon(worker.run)
         await ours(
-            ASGIWrapper(lifespan),  # type: ignore[arg-type] # it has its own kind of callable
+            ASGIWrapper(lifespan),
             config,
             sockets=sockets,
             shutdown_trigger=shutdown_trigger,
