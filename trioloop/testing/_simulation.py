@@ -262,9 +262,9 @@ class Simulation:
             self._world.check_lifespan()
         if isinstance(self._outcome, outcomes.Error) and not self._closed:
             self.close()
-            error = bare_error(self._outcome.error)
-            self._tell_interrupt(error)
-            raise error
+            outcome = bare_error(self._outcome.error)
+            self._tell_interrupt(outcome)
+            raise outcome
 
     def _tell_interrupt(self, error: BaseException | None) -> None:
         """Who interrupts wants to know where it hung."""
