@@ -898,6 +898,14 @@ def test_an_application_that_only_says_that_it_failed():
         pass
 
 
+@pytest.fixture
+def listening():
+    """Python's own handler of interrupts: a process in the background begins with none."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     "interrupt",
     [
@@ -905,7 +913,7 @@ def test_an_application_that_only_says_that_it_failed():
         pytest.param(lambda handler: raise_interrupt(), id="raise"),
     ],
 )
-def test_an_interrupt_ends_the_simulation_at_once_and_the_journal_stays(interrupt):
+def test_an_interrupt_ends_the_simulation_at_once_and_the_journal_stays(interrupt, listening):
     sim = Simulation(make_app(), laws=True)
     with pytest.raises(KeyboardInterrupt) as interrupted, sim:
         poll, other = sim.get("/poll"), sim.get("/poll")

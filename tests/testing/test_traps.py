@@ -268,6 +268,8 @@ def test_a_failing_test_spoils_no_other(elsewhere):
 
 def test_an_interrupt_ends_pytest_at_once(elsewhere):
     interrupted = """
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+
         @app.route("/interrupt")
         class Interrupt(LoopHandler):
             async def info(self, message):
