@@ -391,7 +391,7 @@ class Exchange:
 
     @property
     def reads_everything(self) -> bool:
-        """Whether all that was written has been seen: the client reads, and is there."""
+        """Whether all that was written has been seen, since the client reads and is there."""
         return self._reading and not self._left and self.request.method != "HEAD"
 
     @property
