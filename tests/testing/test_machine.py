@@ -122,7 +122,7 @@ def test_the_librarys_handlers_have_ended_in_every_way():
         drive(machine)
     Together.collect()
     Together.assert_reached_all()
-    assert {one.transport for one in Together.reached} == {"long poll", "event stream"}
+    assert {one.transport for one in Together.reached} == {"long poll", "event stream", "WebSocket"}
     assert {one.phase for one in Together.reached} >= {"waiting", "in a callback", "sending"}
 
 
