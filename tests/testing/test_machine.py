@@ -294,13 +294,8 @@ class OwnRules(PainterMachine):
 
 def test_the_printed_test_has_the_users_own_rules_and_what_they_give_each_other():
     report = printed(OwnRules)
-    steps = re.findall(r"^ +(?:result_\d = )?machine\.\w+.*", report, re.MULTILINE)
-    assert [step.strip() for step in steps] == [
-        "machine.start(schedule='spawn order', seed=0, grace=None)",
-        "result_2 = machine.build(place=0)",
-        "machine.paint(colour=Colour.BLUE, wall=result_2)",
-        "machine.teardown()",
-    ]
+    wall = re.search(r"^ +(result_\d+) = machine.build\(place=0\)$", report, re.MULTILINE)[1]
+    assert f"machine.paint(colour=Colour.BLUE, wall={wall})" in report
     with pytest.raises(AssertionError):
         paste(report)
 
