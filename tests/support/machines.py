@@ -19,6 +19,7 @@ import trio
 from trioloop import (
     CancelTimer,
     Chunk,
+    Close,
     Continue,
     EventStreamHandler,
     Hibernate,
@@ -29,12 +30,14 @@ from trioloop import (
     Overflow,
     Postpone,
     Reply,
+    Send,
     SendAfter,
     ServerSentEvent,
     StartResponse,
     Stop,
     Then,
     TimedOut,
+    WebSocketHandler,
 )
 from trioloop.testing._machine import HandlerMachine, Reached
 from trioloop.testing._messages import Eighths
@@ -117,8 +120,8 @@ async def crash_after(seconds: float) -> None:
     raise ChildCrash
 
 
-class Common(LoopHandler[Messages | Joined | Left]):
-    """What both kinds of handler do alike; timeouts meet on the kit's grid."""
+class Common:
+    """What all kinds of handler do alike; timeouts meet on the kit's grid."""
 
     idle_timeout = 2.5
     mailbox_size = 4
@@ -183,10 +186,9 @@ class Common(LoopHandler[Messages | Joined | Left]):
         return self.say("worked")
 
 
-class Stream(EventStreamHandler[Messages | Joined | Left], Common):
+class Stream(Common, EventStreamHandler[Messages | Joined | Left]):
     """An event stream."""
 
-    idle_timeout = 2.5
     keepalive = 1.0
 
     def say(self, text: str) -> Any:
@@ -212,7 +214,7 @@ class SlowEnd(Stream):
         await trio.sleep(3)
 
 
-class Poll(Common):
+class Poll(Common, LoopHandler[Messages | Joined | Left]):
     """A long poll: the first thing that it says is the answer, or the start of one."""
 
     started = False
@@ -226,6 +228,19 @@ class Poll(Common):
         if how == "reply":
             return Reply(200, "bye")  # a bad return when the response has started
         return super().finish(how)
+
+
+class Socket(Common, WebSocketHandler[Messages | Joined | Left]):
+    """A WebSocket; it answers each text, and works on bytes."""
+
+    def say(self, text: str) -> Any:
+        return [Send(text)]
+
+    def receive(self, data: str | bytes) -> Any:
+        return self.work(len(data) / 8) if isinstance(data, bytes) else Send(data)
+
+    def finish(self, how: str) -> Any:
+        return Close(4000, "bye") if how == "reply" else super().finish(how)
 
 
 class PolicyMachine(HandlerMachine):
@@ -284,6 +299,10 @@ class HeadMachine(PolicyMachine):
     method = "HEAD"
 
 
+class SocketMachine(PolicyMachine):
+    handler = Socket
+
+
 MACHINES: tuple[type[HandlerMachine], ...] = (
     StreamMachine,
     PollMachine,
@@ -293,6 +312,7 @@ MACHINES: tuple[type[HandlerMachine], ...] = (
     SlowEndMachine,
     StockMachine,
     HeadMachine,
+    SocketMachine,
 )
 
 

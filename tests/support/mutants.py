@@ -321,11 +321,9 @@ def pulls_others_along(original, machine, error, callback):
         other.end(ShutDown())
 
 
-@bug("group member left behind", Registry, "forget", 5)
-def stays_a_member(original, registry, machine):
-    if machine.belongings is not None:
-        machine.belongings.groups.clear()
-    original(registry, machine)
+@bug("group member left behind", Registry, "leave", 5)
+def stays_a_member(_original, registry, group, machine):
+    """Once a member, always a member."""
 
 
 @bug("shutdown not noticed", HubCore, "drain_after", 8)

@@ -20,7 +20,7 @@ from trioloop.testing import LawBroken
 from trioloop.testing._machine import Report
 
 LONG = bool(os.environ.get("TRIOLOOP_LONG"))
-BRIEF = ("idle timer not reset by a message", "timeout beats mail at a tie", "retry without jitter")
+BRIEF = ("idle timer not reset by a message", "dead letters dropped", "disconnect not noticed")
 """Bugs that are shrunk in every run."""
 
 each_bug = pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.slug)

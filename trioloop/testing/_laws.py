@@ -209,8 +209,9 @@ class Acceptor:
 
     def _must(self, fact: bool, law: int, sentence: str, *values: object) -> None:  # noqa: FBT001
         """An assertion; the values are put into its sentence when it is told."""
+        __tracebackhide__ = True  # by pytest
         if not fact:
-            told = sentence.format(*values)
+            told = sentence.format(*values) if values else sentence
             raise LawBroken(Violation(law, told, self._index, self._time, self.who))
 
     def _follow_client(self, entry: Entry) -> None:

@@ -69,7 +69,7 @@ policies = cast(
 )
 places = st.one_of(st.just(0), st.integers(0, MAX_CLIENTS))  # one handler shall see many messages
 drawn_messages = st.runner().flatmap(lambda machine: machine.message_strategy())
-drawn_data = st.runner().flatmap(lambda machine: type(machine).data)
+drawn_data = st.runner().flatmap(lambda machine: machine.data)
 drawn_bursts = st.runner().flatmap(lambda machine: machine.burst_strategy())
 
 
@@ -655,8 +655,8 @@ def _is_importable(cls: type) -> bool:
 def definition_of(cls: type[HandlerMachine], source: _Source) -> list[str]:
     """The class statement of a machine that nobody has written, such as `check_handler`'s."""
     lines = [f"class {cls.__name__}({source.name_of(HandlerMachine, 'trioloop.testing')}):"]
-    for name in ("handler", "app", "path", "method", "notice", "options"):
-        value = getattr(cls, name)
+    for name in ("handler", "app", "path", "method", "websocket", "notice", "options"):
+        value: Any = getattr(cls, name)
         if value != getattr(HandlerMachine, name):
             lines.append(f"    {name} = {_write_attribute(value, source)}")
     decorator: Any = invariant
@@ -669,7 +669,7 @@ def _write_attribute(value: Any, source: _Source) -> str:
     if isinstance(value, type):
         return source.name_of(value)
     if not hasattr(value, "__qualname__"):
-        return source.write(dict(value) if isinstance(value, Mapping) else value)
+        return source.write(value)
     return f"staticmethod({source.name_of(value)})"
 
 

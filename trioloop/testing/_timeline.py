@@ -11,10 +11,13 @@ Laws of this file:
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import trio
 
 from ._exchange import Request
 from ._journal import Entry
@@ -283,12 +286,22 @@ def show(value: Any) -> str:
         except UnicodeDecodeError:
             return repr(bytes(value))
     if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}" if str(value) else type(value).__name__
+        return _show_error(value)
     if _is_list(value):
         return f"[{', '.join(map(show, value))}]"
     if dataclasses.is_dataclass(value) and _has_usual_repr(type(value)):
         return _show_fields(value)
-    return repr(value)
+    return _ADDRESS.sub("", repr(value))
+
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+")
+
+
+def _show_error(error: BaseException) -> str:
+    name, text = type(error).__name__, str(error)
+    if isinstance(error, trio.Cancelled) or not text:  # Trio's text has addresses, and no news
+        return name
+    return f"{name}: {_ADDRESS.sub('', text)}"
 
 
 def _is_list(value: object) -> bool:
