@@ -58,11 +58,13 @@ from ._web._commands import Commands as Commands
 from ._web._commands import Outcome as Outcome
 from ._web._commands import Reply as Reply
 from ._web._commands import StartResponse as StartResponse
+from ._web._conversation import Conversation as Conversation
 from ._web._event_stream_handler import EventStreamHandler as EventStreamHandler
 from ._web._hub import Hub as Hub
 from ._web._limits import Limits as Limits
 from ._web._loop_handler import LoopHandler as LoopHandler
 from ._web._routes import HandlerRoute as HandlerRoute
+from ._web._session import OutboxFull as OutboxFull
 from ._web._websocket_commands import Accept as Accept
 from ._web._websocket_commands import Close as Close
 from ._web._websocket_commands import Ping as Ping
@@ -94,6 +96,7 @@ __all__ = [
     "Commands",
     "Completed",
     "Continue",
+    "Conversation",
     "Crashed",
     "DeadLetter",
     "DeadLetterCause",
@@ -122,6 +125,7 @@ __all__ = [
     "Member",
     "MessageTooLarge",
     "NameTaken",
+    "OutboxFull",
     "Outcome",
     "Overflow",
     "OverflowPolicy",

@@ -13,6 +13,7 @@ from trioloop import (
     Close,
     Completed,
     Continue,
+    Conversation,
     Crashed,
     Disconnected,
     EventStreamHandler,
@@ -174,8 +175,8 @@ def default_of(kind: type, option: str) -> str:
 
 
 def test_the_table_of_options_has_the_defaults():
-    rows = {row[0]: row[1:4] for row in table_below("handlers.md", "Options")}
-    kinds = (LoopHandler, EventStreamHandler, WebSocketHandler)
+    rows = {row[0]: row[1:5] for row in table_below("handlers.md", "Options")}
+    kinds = (LoopHandler, EventStreamHandler, WebSocketHandler, Conversation)
     assert rows == {
         f"`{option}`": [default_of(kind, option) for kind in kinds] for option in _CHECKS
     }

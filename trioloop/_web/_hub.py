@@ -21,6 +21,7 @@ from ._limits import Gate, Limits, Place
 from ._options import Factory, Recipe, check_options, check_overrides
 from ._routes import HandlerRoute
 from ._serving import SHUTDOWN_NOTICE, serve_call
+from ._session import Session
 
 
 class Hub(HubCore):
@@ -54,6 +55,7 @@ class Hub(HubCore):
     ) -> None:
         super().__init__(dead_letter=dead_letter, random=random, instruments=instruments)
         self.gate: Gate = Gate(Limits() if limits is None else limits, self)
+        self.sessions: dict[str, Session] = {}  # conversations without a WebSocket, by their keys
         self._places: dict[Machine, Place] = {}
 
     @property

@@ -14,10 +14,10 @@ from .._core._commands import check_seconds
 from .._core._handler import Handler
 from .._core._mailbox import check_mailbox
 from .._wire import Rate
+from ._conversation import Conversation
 from ._event_stream_handler import EventStreamHandler
 from ._limits import check_count
 from ._origins import check_origins
-from ._websocket_handler import WebSocketHandler
 
 Factory: TypeAlias = Callable[[], Handler[Any]]
 """A handler class, or any callable that returns a handler."""
@@ -76,14 +76,17 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "methods": _check_methods,
     "keepalive": _check_keepalive,
     "retry": _check_retry,
+    "session_expiry": check_seconds,
+    "poll_timeout": check_seconds,
+    "max_outbox": _check_bytes,
     "mailbox_size": lambda name, value: None,  # together with overflow, below
     "overflow": lambda name, value: None,
 }
 
-_ALL_KINDS: Final[tuple[Any, ...]] = (EventStreamHandler, WebSocketHandler)
+_ALL_KINDS: Final[tuple[Any, ...]] = (EventStreamHandler, Conversation)
 """What a factory may return, of which nothing is known before a request: all options are theirs."""
 
-_RESERVED: Final = frozenset({"ref", "hub", "request", "nursery", "last_event_id"})
+_RESERVED: Final = frozenset({"ref", "hub", "request", "nursery", "last_event_id", "transport"})
 
 
 def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:

@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from .._core._errors import HubNotRunning
 from .._core._handler import Handler
 from .._core._machine import Machine
+from ._conversation import Conversation
+from ._conversing import find_attached, find_opening
 from ._event_stream_handler import EventStreamHandler, find_last_event_id
 from ._link import Link
 from ._loop_handler import LoopHandler
@@ -65,19 +67,31 @@ async def serve_websocket(
 
 def begin(hub: Hub, make: Recipe, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
     """Make the handler of a request and start it, or answer without one."""
+    is_http = scope["type"] == "http"
+    handler: Handler[Any] | Response
     try:
         hub.check_running()
         refusal = hub.gate.turn_away(scope, make, make.max_handlers, hub.handlers_open)
         if refusal is not None:
             return answer(refusal, scope, receive, send)
-        handler = make()
+        found = find_attached(hub, scope, make) if is_http and hub.sessions else None
+        handler = make() if found is None else found
     except HubNotRunning as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
         return answer(PlainTextResponse("Internal Server Error", 500), scope, receive, send)
     except Exception:
         logger.exception("no handler for %s %s", scope.get("method", "WebSocket"), scope["path"])
         return answer(PlainTextResponse("Internal Server Error", 500), scope, receive, send)
-    refusal = misdirected(handler, scope) or foreign(handler, scope, hub)
+    if isinstance(handler, Response):
+        return answer(handler, scope, receive, send)
+    refusal = foreign(handler, scope, hub)
+    if refusal is None and isinstance(handler, Conversation):
+        handler.transport = "WebSocket"
+        if is_http:
+            handler = find_opening(hub, handler, scope, make)
+            if isinstance(handler, Response):
+                return answer(handler, scope, receive, send)
+    refusal = refusal or misdirected(handler, scope)
     if refusal is not None:
         return answer(refusal, scope, receive, send)
     hub.follow_server(scope)
