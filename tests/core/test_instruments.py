@@ -29,11 +29,8 @@ class Ear(Instrument):
 
     def __init__(self):
         self.heard = []
-
-    def started(self, detail):
-        self.heard.append(detail)
-
-    message = command = terminated = dead_letter = started
+        self.started = self.message = self.command = self.heard.append
+        self.terminated = self.dead_letter = self.heard.append
 
     def of(self, kind):
         return [detail for detail in self.heard if type(detail) is kind]
@@ -126,11 +123,13 @@ async def test_a_handler_that_never_began_is_told_too(autojump_clock):
 
 
 async def test_what_an_instrument_raises_harms_nobody(autojump_clock, caplog):
-    class Broken(Instrument):
-        def started(self, detail):
-            raise ValueError("planned")
+    def fail(detail):
+        raise ValueError("planned")
 
-        message = command = terminated = dead_letter = started
+    class Broken(Instrument):
+        def __init__(self):
+            self.started = self.message = self.command = fail
+            self.terminated = self.dead_letter = fail
 
     ear = Ear()
     async with serve(instruments=[Broken(), ear]) as client:

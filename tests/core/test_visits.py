@@ -76,15 +76,16 @@ async def test_get_state_of_a_handler_that_has_ended_or_ends_says_so(autojump_cl
 async def test_a_handler_cannot_visit_itself(autojump_clock):
     errors = []
 
-    async def answer(message):
-        for visit in (poll.ref.get_state, poll.ref.suspend):
-            try:
-                await visit()
-            except RuntimeError as error:
-                errors.append(error)
+    class Visitor(Poll):
+        async def info(self, message):
+            for visit in (self.ref.get_state, self.ref.suspend):
+                try:
+                    await visit()
+                except RuntimeError as error:
+                    errors.append(error)
 
     async with serve() as client:
-        poll = Poll(answer)
+        poll = Visitor()
         client.run(poll)
         await settle()
         poll.ref.send_nowait("x")

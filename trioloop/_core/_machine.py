@@ -534,7 +534,8 @@ class Machine:
 
     def _perform(self, callback: CallbackName, command: Any) -> bool:
         """Carry out one command; false when it failed, and the others have no place any more."""
-        perform = _FLOW.get(type(command))
+        kind: type[object] = type(command)
+        perform = _FLOW.get(kind)
         if perform is not None:
             perform(self, command)
             return True

@@ -114,7 +114,7 @@ class Exchange:
         while error is not None and self._connection.lost:
             if isinstance(error, ClientGone):
                 return True
-            group = cast("BaseExceptionGroup[BaseException] | None", _as_group(error))
+            group = _as_group(error)
             if group is not None and len(group.exceptions) == 1:
                 error = group.exceptions[0]
             else:
@@ -357,5 +357,7 @@ class Exchange:
         return bool(body)
 
 
-def _as_group(error: BaseException) -> object:
-    return error if isinstance(error, BaseExceptionGroup) else None
+def _as_group(error: BaseException) -> BaseExceptionGroup[BaseException] | None:
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error)
+    return None

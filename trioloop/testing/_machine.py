@@ -528,7 +528,7 @@ class HandlerMachine(RuleBasedStateMachine):
             if self._grace is not None and self.failure is None:
                 self.sim.shut_down(self._grace)
         finally:
-            self.sim.__exit__(None, None, None)
+            self.sim.__exit__(*sys.exc_info())
 
     def _note_phases(self) -> None:
         for exchange in self.clients:
