@@ -534,7 +534,7 @@ class Machine:
 
     def _perform(self, callback: CallbackName, command: Any) -> bool:
         """Carry out one command; false when it failed, and the others have no place any more."""
-        kind: type[object] = type(command)
+        kind: Any = type(command)
         perform = _FLOW.get(kind)
         if perform is not None:
             perform(self, command)
