@@ -127,6 +127,17 @@ def faithful(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """2,000 WebSockets echo for 60 s, leave, stall and crash, on both workers: nothing is left."""
+    session.install(".[test]")
+    for worker in ("stock", "trioloop"):
+        session.run(
+            *("python", "tests/support/soak.py", "--worker", worker, *session.posargs),
+            env=INSTALLED,
+        )
+
+
+@nox.session
 def traps(session: nox.Session) -> None:
     """The kit under pytest-trio, plain pytest, pytest-xdist, pytest-randomly and strict warnings."""
     session.install(".[test]", "pytest-randomly")
