@@ -123,7 +123,7 @@ def determinism(session: nox.Session) -> None:
 def faithful(session: nox.Session) -> None:
     """20,000 generated scenarios on the fake and on Hypercorn in memory, 2,000 on each worker."""
     session.install(".[test]")
-    prove(session, "tests/testing/test_faithful.py")
+    prove(session, "tests/testing/test_faithful.py", "tests/testing/test_faithful_websockets.py")
 
 
 @nox.session

@@ -58,6 +58,7 @@ class Statistics(LoopHandler):
             "ended": dict(self.hub.statistics().ended),
             "tasks": trio.lowlevel.current_statistics().tasks_living,
             "descriptors": len(os.listdir("/proc/self/fd")),
+            "objects": len(gc.get_objects()),
             "megabytes": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
         })
 """
@@ -170,6 +171,7 @@ async def soak(port: int, clients: int, seconds: float, seed: int) -> int:
     print("before:", json.dumps(before))
     print("after: ", json.dumps(after))
     left = [key for key in ("handlers", "tasks", "descriptors") if after[key] > before[key]]
+    left += ["objects"] if after["objects"] > before["objects"] * 1.02 else []
     if after["megabytes"] > before["megabytes"] * 1.1 + 5:
         left.append("megabytes")
     print(f"left behind: {', '.join(left) or 'nothing'}")
