@@ -127,7 +127,7 @@ def faithful(session: nox.Session) -> None:
 
 
 @nox.session
-def soak(session: nox.Session) -> None:
+def soak_websockets(session: nox.Session) -> None:
     """2,000 WebSockets echo for 60 s, leave, stall and crash, on both workers: nothing is left."""
     session.install(".[test]")
     for worker in ("stock", "trioloop"):

@@ -1,6 +1,6 @@
 """A soak: many WebSockets that echo, leave, stall and crash, and what is left behind by them.
 
-``python tests/support/soak.py`` runs it (``nox -s soak``), with ``--worker stock`` on Hypercorn's own
+``python tests/support/soak.py`` runs it (``nox -s soak_websockets``), with ``--worker stock`` on Hypercorn's own
 worker; 2,000 WebSockets for 60 s by default.
 
 Laws of this file:
