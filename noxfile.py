@@ -123,7 +123,18 @@ def determinism(session: nox.Session) -> None:
 def faithful(session: nox.Session) -> None:
     """20,000 generated scenarios on the fake and on Hypercorn in memory, 2,000 on each worker."""
     session.install(".[test]")
-    prove(session, "tests/testing/test_faithful.py")
+    prove(session, "tests/testing/test_faithful.py", "tests/testing/test_faithful_websockets.py")
+
+
+@nox.session
+def soak_websockets(session: nox.Session) -> None:
+    """2,000 WebSockets echo for 60 s, leave, stall and crash, on both workers: nothing is left."""
+    session.install(".[test]")
+    for worker in ("stock", "trioloop"):
+        session.run(
+            *("python", "tests/support/soak.py", "--worker", worker, *session.posargs),
+            env=INSTALLED,
+        )
 
 
 @nox.session

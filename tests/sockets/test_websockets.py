@@ -1,4 +1,4 @@
-"""The WebSocket column of what a client sees, on real sockets under Hypercorn's own Trio worker."""
+"""The WebSocket column of what a client sees, on real sockets under both workers."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from trioloop import (
     Failed,
     MessageTooLarge,
     Overflowed,
+    Ping,
     ProtocolViolation,
     Reply,
     Send,
@@ -529,3 +530,34 @@ async def test_a_shutdown_without_notice_is_1012():
         assert (await websocket.until_close())[-1].code == 1012
         assert await watch.reason() == ShutDown()
         await server.ended.wait()
+
+
+# -- silence ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.only_worker("trioloop")
+async def test_a_client_that_answers_pings_may_be_silent_and_one_that_does_not_may_not():
+    """RFC 6455, section 5.5.2; on the stock worker pongs are hidden."""
+    watch = Watch()
+    async with serving(echo(watch), receive_timeout=0.6) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            began = trio.current_time()
+            for _ in range(6):
+                ping = await websocket.next()
+                assert ping is not None
+                assert ping.opcode == PING
+                await websocket.send(frame(PONG, ping.payload))
+            assert trio.current_time() - began > 0.6
+            assert watch.reasons == []
+            frames = await websocket.until_close()
+            assert {one.opcode for one in frames[:-1]} <= {PING}
+            assert frames[-1].code == 1000
+        assert await watch.reason() == TimedOut("client")
+
+
+@pytest.mark.only_worker("trioloop")
+async def test_a_ping_of_a_handler_reaches_the_client():
+    watch = Watch()
+    async with serving(echo(watch)) as (server, _), raw_websocket(server.port) as websocket:
+        (await watch.ref()).send_nowait(Ping(b"data"))
+        assert await websocket.next() == Frame(PING, b"data")
