@@ -148,13 +148,36 @@ def power(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """200,000 mutated inputs with 50 streams beside them; parsing against h11 and wsproto."""
+    session.install(".[test]")
+    files = ("tests/server/test_fuzz.py", "tests/server/test_formats.py")
+    session.run("pytest", *files, env={"TRIOLOOP_LONG": "1"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """10,000 idle streams and 200 active ones for five minutes: is the memory flat?"""
+    session.install(".")
+    session.run("python", "bench/soak.py", *session.posargs)
+
+
+@nox.session
+def servers(session: nox.Session) -> None:
+    """The server among its peers, and ``docs/performance.md`` written anew."""
+    session.install(".", *extra("bench"))
+    write = () if session.posargs else ("--write", "docs/performance.md")
+    session.run("python", "bench/servers.py", *write, *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Every program in ``bench``, one after the other. Arguments go to each, such as ``--quick``."""
     files = sorted(ROOT.glob("bench/*.py"))
     programs = [path for path in files if "--quick" in path.read_text(encoding="utf-8")]
     if not programs:
         session.skip("There is nothing in bench/.")
-    session.install(".[test]")
+    session.install(".[test]", *extra("bench"))
     for program in programs:
         session.run("python", str(program), *session.posargs)
 

@@ -283,7 +283,15 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:  # noqa: C
         def info(self, message: str) -> Any:
             return trioloop.Reply(200, message)
 
+    class Active(trioloop.EventStreamHandler[str]):
+        def init(self, request: Any) -> Any:
+            return trioloop.SendAfter(0.1, "tick")
+
+        def info(self, message: str) -> Any:
+            return [trioloop.ServerSentEvent(DATA), trioloop.SendAfter(0.1, "tick")]
+
     app.route("/events", Events)
+    app.route("/active", Active)
     app.route("/poll", Poll)
 
     class Echo(trioloop.WebSocketHandler[str]):
@@ -345,6 +353,7 @@ def serve_trio(app: Any, fd: int, *, worker: str) -> None:
 PEERS: dict[str, Callable[[int], None]] = {
     "handler": lambda fd: serve_trio(handlers(), fd, worker="trioloop"),
     "hibernating": lambda fd: serve_trio(handlers(hibernate=True), fd, worker="trioloop"),
+    "soak": lambda fd: serve_trio(handlers(), fd, worker="trioloop"),
     "relay": lambda fd: serve_trio(handlers(relay=True), fd, worker="trioloop"),
     "raw": lambda fd: serve_trio(raw_trio(), fd, worker="trioloop"),
     "stock raw": lambda fd: serve_trio(raw_trio(), fd, worker="stock"),

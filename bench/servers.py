@@ -84,14 +84,14 @@ def peer(name: str) -> Iterator[Peer]:
 class Streams:
     """Event streams that are open, and read when there is something to read."""
 
-    def __init__(self, server: Peer, number: int) -> None:
+    def __init__(self, server: Peer, number: int, path: str = "/events") -> None:
         self._poll = select.epoll()
         self.sockets: dict[int, socket.socket] = {}
         self.received = 0
         while len(self.sockets) < number:
             fresh = [server.connect() for _ in range(min(100, number - len(self.sockets)))]
             for sock in fresh:
-                sock.sendall(request("/events"))
+                sock.sendall(request(path))
             for sock in fresh:
                 head = b""
                 while b"\r\n\r\n" not in head:

@@ -337,7 +337,8 @@ async def _serve_until_signal(
             binds = await server.start(worker)
             starting.cancel_scope.cancel()
         if binds is None:
-            return 128 + (signals.received or 0)
+            # None: the supervisor has closed the pipe, which is no failure of this worker.
+            return 0 if signals.received is None else 128 + signals.received
         signals.serving = True
         if on_listening is not None:
             on_listening(binds)
