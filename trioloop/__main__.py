@@ -301,8 +301,7 @@ def _fill_processes(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=_whole(1),
         metavar="NUMBER",
-        help="how many serve (default: 1); two or more are run as Hypercorn runs them, which does "
-        "not tell the application of the shutdown",
+        help="how many processes serve (default: 1)",
     )
     setting(
         "worker",
@@ -315,7 +314,7 @@ def _fill_processes(parser: argparse.ArgumentParser) -> None:
         "use_reloader",
         "--reload",
         action="store_true",
-        help="start again when the code changes; run as Hypercorn runs it, like two workers",
+        help="start again when the code changes; run as Hypercorn runs it, with its stock worker",
     )
     setting(
         "pid_path", "-p", "--pid", metavar="PATH", help="a file to write the process's number to"

@@ -236,13 +236,12 @@ class Connection:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def begin_receiving(self) -> None:
-        """Be the only one who reads, until `end_receiving`."""
+    async def wait_for_other_receivers(self) -> None:
+        """Wait until nobody else reads. Whoever reads sets `receiving`, and ends it."""
         while self.receiving:
             if self._others is None:
                 self._others = trio.Event()
             await self._others.wait()
-        self.receiving = True
 
     def end_receiving(self) -> None:
         """Let others read."""

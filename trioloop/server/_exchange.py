@@ -188,7 +188,9 @@ class Exchange:
     async def receive(self) -> dict[str, Any]:
         """ASGI's ``receive``."""
         connection = self._connection
-        await connection.begin_receiving()
+        if connection.receiving:
+            await connection.wait_for_other_receivers()
+        connection.receiving = True
         try:
             if not self._told_body and not self._complete and not connection.lost:
                 message = await self._receive_body()

@@ -64,6 +64,7 @@ class WebSocket:
         "_started_at",
         "_state",
         "_told_connect",
+        "_watched",
     )
 
     def __init__(self, connection: Connection, head: Head) -> None:
@@ -76,6 +77,7 @@ class WebSocket:
         self._response: Response | None = None  # of a refusal
         self._told_connect = False
         self._missed = 0  # pings
+        self._watched = False  # somebody will look whether the application is busy
         self._sent = 0
         self._started_at = time.perf_counter() if connection.worker.access.enabled else 0.0
 
@@ -191,8 +193,9 @@ class WebSocket:
             self._told_connect = True
             return {"type": "websocket.connect"}
         connection = self._connection
-        await connection.begin_receiving()
-        connection.worker.pumps.stop(self)
+        if connection.receiving:
+            await connection.wait_for_other_receivers()
+        connection.receiving = True
         try:
             while self._state is State.CONNECTING and not connection.lost:
                 await connection.look_ahead()
@@ -200,7 +203,8 @@ class WebSocket:
                 return await self._next_message(self._frames)
         finally:
             connection.end_receiving()
-            if self._state is State.OPEN and not connection.lost:
+            if not self._watched and self._state is State.OPEN and not connection.lost:
+                self._watched = True
                 connection.worker.pumps.start(self)
         await trio.lowlevel.checkpoint()
         return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
@@ -246,7 +250,8 @@ class WebSocket:
     def pump(self) -> None:
         """Read ahead for an application that is busy; a client may be waiting for a pong."""
         connection, frames = self._connection, self._frames
-        if frames is None or connection.lost or frames.closed:
+        self._watched = False
+        if frames is None or connection.lost or frames.closed or connection.receiving:
             return
         if not frames.inbox and not connection.buffer:
             data = connection.transport.receive_nowait()
@@ -260,6 +265,7 @@ class WebSocket:
                 frames.feed_end()
                 connection.lose("disconnected")
                 return
+        self._watched = True
         connection.worker.pumps.start(self)
 
     def heartbeat(self) -> None:

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 SERVER: Final = b"trioloop"
 
+_GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
+"""What a client that has gone makes of a connection, wherever it is just then."""
+
 Application: TypeAlias = "Callable[[Any, Any, Any], Awaitable[None]]"
 Stream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
@@ -124,13 +127,13 @@ class Worker:
             self.nursery.start_soon(self._note_the_end, context)
         try:
             await self._connect(context, state, stream)
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client has gone
+        except _GONE:
+            pass
         except Exception:
             await self.log.exception("A connection has failed")
         except BaseExceptionGroup as group:
             failed, rest = group.split(Exception)
-            if failed is not None:
+            if failed is not None and failed.split(_GONE)[1] is not None:
                 await self.log.exception("A connection has failed")
             if rest is not None:
                 raise rest from None
