@@ -127,16 +127,10 @@ class Worker:
             self.nursery.start_soon(self._note_the_end, context)
         try:
             await self._connect(context, state, stream)
-        except _GONE:
+        except* _GONE:
             pass
-        except Exception:
+        except* Exception:
             await self.log.exception("A connection has failed")
-        except BaseExceptionGroup as group:
-            failed, rest = group.split(Exception)
-            if failed is not None and failed.split(_GONE)[1] is not None:
-                await self.log.exception("A connection has failed")
-            if rest is not None:
-                raise rest from None
 
     async def _connect(self, context: WorkerContext, state: dict[str, Any], stream: Stream) -> None:
         tls = isinstance(stream, trio.SSLStream)
