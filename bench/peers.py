@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import os
 import sys
 import time
@@ -298,7 +299,7 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:  # noqa: C
         def receive(self, data: Any) -> Any:
             return trioloop.Send(data)
 
-    app.route("/ws", Echo)
+    app.route("/ws", Echo, receive_timeout=math.inf)  # a load client answers no pings
 
     async def with_publisher(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] in ("/publish", "/tick"):

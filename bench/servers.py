@@ -219,7 +219,10 @@ def exchange(
             asked += 1
         while done < asked:
             for fd, _ in poll.poll(PATIENCE):
-                buffers[fd] += by_fd[fd].recv(65536)
+                data = by_fd[fd].recv(65536)
+                if not data:
+                    raise ConnectionError(f"{server.name} has hung up")
+                buffers[fd] += data
                 if is_complete(buffers[fd]):
                     buffers[fd] = b""
                     done += 1

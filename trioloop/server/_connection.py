@@ -98,8 +98,10 @@ class Connection:
         """
         http2 = False
         try:
-            while await self._serve_request():
-                pass
+            while True:
+                request = await self._next_request()
+                if request is None or not await request.serve():
+                    break
             http2 = self.buffer.startswith(HTTP2_PREFACE)
             if not http2:
                 await self.transport.aclose()
@@ -110,21 +112,17 @@ class Connection:
                 self.transport.close()
         return bytes(self.buffer) if http2 else b""
 
-    async def _serve_request(self) -> bool:
-        """Serve the next request; true when there may be another."""
+    async def _next_request(self) -> Exchange | WebSocket | None:
+        """Wait for a request that can be served; `None` when there will be none."""
         try:
             head = await self._next_head()
             if head is None:
-                return False
+                return None
             self.requests += 1
-            if head.is_websocket:
-                await WebSocket(self, head).serve(head)
-                return False
-            exchange = Exchange(self, head)
+            return WebSocket(self, head) if head.is_websocket else Exchange(self, head)
         except BadRequest as refused:
             await self.refuse(refused)
-            return False
-        return await exchange.serve()
+            return None
 
     # -- requests --------------------------------------------------------------------------------
 

@@ -80,34 +80,30 @@ class Exchange:
 
     async def serve(self) -> bool:
         """Let the application answer; true when the connection can be used again."""
+        # One function, where two would read better: each is a frame of every idle stream.
         worker = self._connection.worker
         ended = "shut-down"  # if nothing below is reached
         try:
-            if worker.serves_host(self._head):
-                await self._call_application()
-            else:
-                await self._answer(404)
+            try:
+                if not worker.serves_host(self._head):
+                    await self._answer(404)
+                elif await worker.count_request():
+                    await worker.app(self._scope, self.receive, self.send)
+            except Exception as error:
+                if not self._is_about_the_client(error):
+                    await worker.log.exception("Error in ASGI Framework")
+            except BaseExceptionGroup as group:
+                crash, rest = group.split(Exception)
+                if crash is not None:
+                    await worker.log.exception("Error in ASGI Framework")
+                if rest is not None:
+                    raise rest from None
             ended = await self._conclude()
         finally:
             if worker.access.enabled:
                 await self._log(ended)
             self._scope = {}  # it leads back here: without this, only the collector would free both
         return self._keep_alive
-
-    async def _call_application(self) -> None:
-        worker = self._connection.worker
-        try:
-            await worker.count_request()
-            await worker.app(self._scope, self.receive, self.send)
-        except Exception as error:
-            if not self._is_about_the_client(error):
-                await worker.log.exception("Error in ASGI Framework")
-        except BaseExceptionGroup as group:
-            crash, rest = group.split(Exception)
-            if crash is not None:
-                await worker.log.exception("Error in ASGI Framework")
-            if rest is not None:
-                raise rest from None
 
     def _is_about_the_client(self, error: BaseException | None) -> bool:
         """Whether it only says that the client has gone, which is no error of the application's."""

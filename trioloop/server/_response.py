@@ -23,6 +23,8 @@ _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -76,12 +78,13 @@ class Response:
         self.headers: list[tuple[bytes, bytes]] = list(headers)
         self.sent: int = 0
         self.wants_close: bool = False
-        self._names: set[bytes] = set()
+        self._names: set[bytes] | frozenset[bytes] = _NOTHING
         self._left = -1  # bytes that the body still has to have; -1 where nobody knows
         fields: list[bytes] = []
+        names: set[bytes] = set()
         for name, value in self.headers:
             lower = name.lower()
-            self._names.add(lower)
+            names.add(lower)
             if lower == b"content-length":
                 if self._left >= 0 or not value.isdigit():
                     raise ValueError(f"content-length: {value!r}")
@@ -94,6 +97,7 @@ class Response:
             fields.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
         self._fields: bytes = b"".join(fields)
         check_fields(self._fields, len(fields))
+        self._names = names
         if method == "HEAD" or status in (204, 304):
             self.framing: Framing = Framing.NONE
         elif self._left >= 0:
@@ -128,6 +132,7 @@ class Response:
         elif version == "1.0":
             parts.append(b"connection: keep-alive\r\n")
         parts.append(b"\r\n")
+        self._fields, self._names = b"", _NOTHING  # a stream lives on without them
         return b"".join(parts)
 
     def frame(self, body: bytes) -> bytes:

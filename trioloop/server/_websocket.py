@@ -57,6 +57,7 @@ class WebSocket:
         "_connection",
         "_frames",
         "_handshake",
+        "_head",
         "_missed",
         "_response",
         "_scope",
@@ -72,6 +73,7 @@ class WebSocket:
         self._handshake: Handshake | None = Handshake(head)
         subprotocols = self._handshake.subprotocols
         self._scope: Scope = websocket_scope(head, connection.around, list(subprotocols))
+        self._head = head
         self._state = State.CONNECTING
         self._frames: Frames | None = None  # until it is accepted
         self._response: Response | None = None  # of a refusal
@@ -81,13 +83,13 @@ class WebSocket:
         self._sent = 0
         self._started_at = time.perf_counter() if connection.worker.access.enabled else 0.0
 
-    async def serve(self, head: Head) -> None:
-        """Let the application serve it, to its end."""
+    async def serve(self) -> bool:
+        """Let the application serve it, to its end; false, for that is the connection's, too."""
         connection, worker = self._connection, self._connection.worker
         ended = "shut-down"  # if nothing below is reached
         crashed = True
         try:
-            if worker.serves_host(head):
+            if worker.serves_host(self._head):
                 crashed = not await self._call_application()
             else:
                 await self._refuse(404)
@@ -101,6 +103,7 @@ class WebSocket:
             if worker.access.enabled:
                 await self._log(ended)
             connection.lose("closed")
+        return False
 
     async def _call_application(self) -> bool:
         """Call it; false when it crashed."""

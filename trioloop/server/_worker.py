@@ -191,10 +191,11 @@ class Worker:
 
     # -- what exchanges ask ----------------------------------------------------------------------
 
-    async def count_request(self) -> None:
-        """Tell Hypercorn, which ends a worker after ``max_requests``."""
+    async def count_request(self) -> bool:
+        """Tell Hypercorn, which ends a worker after ``max_requests``. Always true."""
         if self._context is not None and self._context.max_requests is not None:
             await self._context.mark_request()
+        return True
 
     def serves_host(self, head: Head) -> bool:
         """Whether the request is for one of ``server_names``, if there are any."""
@@ -270,8 +271,9 @@ async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
     async with trio.open_nursery() as nursery:
         worker = Worker(app, config, nursery, notice)
 
-        async def connect(_app: Any, _config: Any, context: Any, state: Any, stream: Any) -> None:
-            await worker.connect(context, state, stream)
+        # Not a coroutine function: each is a frame of every connection, for as long as it lives.
+        def connect(_app: Any, _config: Any, context: Any, state: Any, stream: Any) -> Any:
+            return worker.connect(context, state, stream)
 
         theirs = hypercorn.trio.run.worker_serve
         names = {**vars(hypercorn.trio.run), "TCPServer": connect}
