@@ -532,10 +532,9 @@ class Machine:
             if not self._perform(callback, command):
                 return
 
-    def _perform(self, callback: CallbackName, command: Any) -> bool:
+    def _perform(self, callback: CallbackName, command: object) -> bool:
         """Carry out one command; false when it failed, and the others have no place any more."""
-        kind: Any = type(command)
-        perform = _FLOW.get(kind)
+        perform = _FLOW.get(type(command))
         if perform is not None:
             perform(self, command)
             return True
