@@ -90,8 +90,8 @@ class Received:
     __slots__ = ("callback", "data")
 
     def __init__(self, callback: Callable[[Any], object], data: object) -> None:
-        self.callback = callback
-        self.data = data
+        self.callback: Callable[[Any], Any] = callback
+        self.data: object = data
 
 
 class Owner(Protocol):

@@ -77,8 +77,8 @@ class Place:
     __slots__ = ("client", "route")
 
     def __init__(self, client: str | None, route: object) -> None:
-        self.client = client
-        self.route = route
+        self.client: str | None = client
+        self.route: object = route
 
 
 class Gate:
@@ -96,8 +96,8 @@ class Gate:
     __slots__ = ("_clients", "_hub", "_routes", "limits", "refused")
 
     def __init__(self, limits: Limits, hub: HubCore) -> None:
-        self.limits = limits
-        self.refused = 0
+        self.limits: Limits = limits
+        self.refused: int = 0
         self._hub = hub
         self._clients: Counter[str] = Counter()
         self._routes: Counter[object] = Counter()
