@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -144,11 +145,18 @@ class Crowd:
         await trio.sleep(4)
 
 
-async def at_rest(port: int) -> dict[str, Any]:
-    """What the server holds when all clients have gone; waits until it has noticed."""
+async def at_rest(port: int, tasks: float = math.inf) -> dict[str, Any]:
+    """What the server holds when all clients have gone; waits until it has noticed.
+
+    Args:
+        port: of the server.
+        tasks: how many there were before.
+    """
     looks = [await statistics(port)]
     with trio.move_on_after(90):
-        while looks[-1]["handlers"] > 1 or len(looks) < 5:  # this look is one of the handlers
+        while (
+            looks[-1]["handlers"] > 1 or looks[-1]["tasks"] > tasks or len(looks) < 5
+        ):  # this look is one of the handlers
             await trio.sleep(1)
             looks.append(await statistics(port))
     return {
@@ -166,7 +174,7 @@ async def soak(port: int, clients: int, seconds: float, seed: int) -> int:
         nursery.start_soon(partial(crowd.run, clients, seconds))
         await trio.sleep(seconds * 0.9)
         print("during:", json.dumps(await statistics(port)))
-    after = await at_rest(port)
+    after = await at_rest(port, before["tasks"])
     print("did:   ", json.dumps(dict(sorted(crowd.counts.items()))))
     print("before:", json.dumps(before))
     print("after: ", json.dumps(after))

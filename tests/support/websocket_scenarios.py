@@ -176,8 +176,8 @@ class WireWebSocket:
     def _parse_head(self) -> None:
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         first, *lines = head.split(b"\r\n")
-        fields = [line.partition(b":") for line in lines]
-        pairs = [(name.strip(), value.strip()) for name, _, value in fields]
+        parts = [line.partition(b":") for line in lines]
+        pairs = [(name.strip(), value.strip()) for name, _, value in parts]
         self._status = int(first.split()[1])
         self._length = int(dict(pairs).get(b"content-length", 0))
         self._exchange._see("head", (self._status, pairs))

@@ -33,6 +33,9 @@ class Conversation(WebSocketHandler[MessageT]):
     waits for the client, numbered; nothing is lost between two polls, or when an event stream is
     opened again with ``Last-Event-ID``. A session that has ended or never was is answered 410.
 
+    A session belongs to its route or endpoint, so ``hub.response`` and ``hub.run`` can only serve a
+    conversation's WebSocket.
+
     Attributes:
         session_expiry: seconds without any request after which a session ends.
         poll_timeout: seconds after which a long poll is answered without a message.

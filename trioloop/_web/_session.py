@@ -96,6 +96,7 @@ class Session:
         self._changed = trio.Event()
         self._data: object = NOTHING
         self._room = trio.Event()
+        self._giving = trio.Lock()
 
     # -- the handler's side ----------------------------------------------------------------------
 
@@ -199,16 +200,17 @@ class Session:
         Returns:
             Whether the handler lived to get it.
         """
-        while self._data is not NOTHING and self.closed is None:
-            self._room = trio.Event()
-            await self._room.wait()
-        if self.closed is not None:
-            return False
-        assert self._machine is not None
-        self._data = data
-        if not self.paused:
-            self._machine.offer()
-        return True
+        async with self._giving:  # first come, first served
+            while self._data is not NOTHING and self.closed is None:
+                self._room = trio.Event()
+                await self._room.wait()
+            if self.closed is not None:
+                return False
+            assert self._machine is not None
+            self._data = data
+            if not self.paused:
+                self._machine.offer()
+            return True
 
     def end(self) -> None:
         """The client has said that it goes."""

@@ -94,7 +94,8 @@ class WebSocketLink(Link):
         is stuck, unless it has been told to close before. And it has to get rid of what the client
         has sent before it goes on to close.
         """
-        machine.hub.run_in_background(self._drain_quietly)
+        if not self._deaf:
+            machine.hub.run_in_background(self._drain_quietly)
         with suppress(Exception), trio.move_on_after(UNHEARD_SECONDS):
             await self._send({"type": "websocket.close", "code": CloseCode.INTERNAL_ERROR})
 
