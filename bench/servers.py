@@ -277,6 +277,58 @@ class Latencies:
         return 1000 * times[int(len(times) * self._quantile)]
 
 
+def quiet_latency(  # noqa: C901 - one loop over all that happens
+    server: Peer, polls: Polls, seconds: float, *, flooded: bool
+) -> float:
+    """Milliseconds at the 99th percentile of polls that come now and then, beside a flood or not."""
+    question = request("/poll")
+    flood = server.connect() if flooded else None
+    times: list[float] = []
+    until = time.monotonic() + seconds
+    poll = select.epoll()
+    if flood is not None:
+        flood.setblocking(False)
+        poll.register(flood, select.EPOLLIN | select.EPOLLOUT)
+    for sock in polls.sockets:
+        poll.register(sock, select.EPOLLIN)
+    by_fd = {sock.fileno(): sock for sock in polls.sockets}
+    asked: dict[int, float] = {}
+    turn = 0
+    while time.monotonic() < until:
+        sock = polls.sockets[turn % len(polls.sockets)]
+        turn += 1
+        if sock.fileno() not in asked:
+            asked[sock.fileno()] = time.monotonic()
+            sock.sendall(question)
+        wait = time.monotonic() + 0.005
+        while (left := wait - time.monotonic()) > 0:
+            for fd, event in poll.poll(left):
+                if fd in by_fd:
+                    if is_poll_answered(by_fd[fd].recv(65536)):
+                        times.append(time.monotonic() - asked.pop(fd))
+                elif flood is not None:
+                    with suppress(BlockingIOError):
+                        if event & select.EPOLLIN:
+                            flood.recv(2**20)
+                        flood.send(question * 20)
+    poll.close()
+    if flood is not None:
+        flood.close()
+    times.sort()
+    return 1000 * times[int(len(times) * 0.99)]
+
+
+def fairness(name: str, seconds: float) -> tuple[float, float]:
+    """The latency of 99 quiet connections without a flood and beside one, in milliseconds."""
+    with as_client(400), peer(name) as server:
+        polls = Polls(server, 99)
+        quiet_latency(server, polls, 1, flooded=False)  # warms up
+        alone = quiet_latency(server, polls, seconds, flooded=False)
+        beside = quiet_latency(server, polls, seconds, flooded=True)
+        polls.close()
+    return alone, beside
+
+
 def cases(options: argparse.Namespace) -> list[Case]:
     """The table."""
     sse, raw = "uvicorn starlette", "uvicorn raw"
@@ -304,6 +356,18 @@ def cases(options: argparse.Namespace) -> list[Case]:
                 Streams,
             )
         )
+    many = 500 if options.quick else 10_000
+    made.append(
+        Case(
+            f"{many} streams, burst 10",
+            ("handler",),
+            "handler",
+            {},
+            many,
+            events(10, many, 200_000 // scale),
+            Streams,
+        )
+    )
     measure = events(10, 100, 20_000 // scale)
     made.append(
         Case(
@@ -403,7 +467,15 @@ def main(arguments: list[str] | None = None) -> None:
     if options.only in "idle stream":
         names = ("handler", "hibernating", "uvicorn starlette")
         sizes = {name: memory(name, 200 if options.quick else options.streams) for name in names}
-    lines = [*table(measured, sizes), "", f"{versions()}."]
+    lines = [*table(measured, sizes)]
+    if options.only in "fairness":
+        for name in ("handler", "raw"):
+            alone, beside = fairness(name, 1 if options.quick else 5)
+            lines.append(
+                f"| p99 of 99 quiet connections beside a flood | {name} | {beside:.1f} ms "
+                f"| {beside / alone:.2f} of {alone:.1f} ms alone | 2 |"
+            )
+    lines += ["", f"{versions()}."]
     print("\n".join(lines))
     if options.write is not None:
         page = options.write.read_text(encoding="utf-8")

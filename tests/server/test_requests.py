@@ -207,6 +207,14 @@ async def test_the_scope_says_what_the_request_said():
     assert scope["asgi"] == {"version": "3.0", "spec_version": "2.4"}
 
 
+async def test_an_upgrade_to_h2c_is_ignored_and_its_body_kept():
+    async with serving_app() as (_, client):
+        headers = [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")]
+        headers.append(("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA"))
+        await client.request("POST", body=b"hello", headers=headers)
+        assert (await client.answer()).body == b"hello"
+
+
 # -- what is refused ------------------------------------------------------------------------------
 
 HOST = b"host: x\r\n"

@@ -306,3 +306,51 @@ async def test_the_body_of_an_http2_request_waits_for_its_application():
         while not sizes:
             await client.receive()
         assert sizes == [200_000]
+
+
+async def test_an_http2_client_that_takes_nothing_is_given_up_after_send_timeout():
+    raised = trio.Event()
+
+    async def app(scope, receive, send):
+        await send(start())
+        try:
+            while True:
+                await send(body(bytes(2**16), more=True))
+        except OSError:
+            raised.set()
+
+    async with (
+        stock_server(Application(app), send_timeout=0.1) as server,
+        server.client() as client,
+    ):
+        await client.send(http2(headers_frame([*GET, (":path", "/")])))
+        await raised.wait()
+        assert await is_alive(server)
+        client.reset()
+
+
+@BOTH
+async def test_the_end_of_the_grace_with_an_http2_client_that_takes_nothing(worker):
+    async def app(scope, receive, send):
+        await send(start())
+        while True:
+            await send(body(bytes(2**16), more=True))
+            await trio.lowlevel.checkpoint()
+
+    async with (
+        stock_server(Application(app), graceful_timeout=0.05) as server,
+        server.client(receive_buffer=4096) as client,
+    ):
+        window = 2**31 - 2**16
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        connection.initiate_connection()
+        connection.increment_flow_control_window(window)
+        connection.send_headers(1, [*GET, (":path", "/")], end_stream=True)
+        connection.increment_flow_control_window(window, 1)
+        await client.send(connection.data_to_send())
+        await client.receive()
+        server.shut_down()
+        with trio.move_on_after(1 if worker == "stock" else 30):
+            await server.ended.wait()
+        assert server.ended.is_set() == (worker == "trioloop")
+        client.reset()

@@ -84,5 +84,6 @@ OWN = (
     "max_body_size",
     "max_connections",
     "websocket_deflate",
+    "worker",
 )
 """Settings that Hypercorn does not have."""

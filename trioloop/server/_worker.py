@@ -125,28 +125,40 @@ class Worker:
         if self._context is None:
             self._context = context
             self.nursery.start_soon(self._note_the_end, context)
+        connection: Connection | None = None
         try:
-            await self._connect(context, state, stream)
+            connection = await self._begin(context, state, stream)
+            if connection is not None:
+                self._connections.add(connection)
+                first = await connection.run()
+                if first:
+                    released = connection.transport.release()
+                    await self._speak_http2(context, state, released, first)
         except* _GONE:
             pass
         except* Exception:
             await self.log.exception("A connection has failed")
+        finally:
+            if connection is not None:
+                self._connections.discard(connection)
 
-    async def _connect(self, context: WorkerContext, state: dict[str, Any], stream: Stream) -> None:
+    async def _begin(
+        self, context: WorkerContext, state: dict[str, Any], stream: Stream
+    ) -> Connection | None:
+        """Find out what the client speaks; `None` when it has been served already."""
         tls = isinstance(stream, trio.SSLStream)
         if isinstance(stream, trio.SSLStream):
             with trio.fail_after(self.settings.tls_handshake_timeout):
                 await stream.do_handshake()
             if stream.selected_alpn_protocol() == "h2":
                 await self._speak_http2(context, state, stream, b"")
-                return
+                return None
             sock = stream.transport_stream.socket
         else:
             sock = stream.socket
-        client = address_of(sock.family, sock.getpeername())
         around = Surroundings(
             tls=tls,
-            client=client,
+            client=address_of(sock.family, sock.getpeername()),
             server=address_of(sock.family, sock.getsockname()),
             root_path=self._config.root_path,
             state=state,
@@ -155,15 +167,8 @@ class Worker:
         transport = _transport(stream)
         if len(self._connections) >= self.settings.max_connections:
             await self._turn_away(transport)
-            return
-        connection = Connection(self, transport, around)
-        self._connections.add(connection)
-        try:
-            first = await connection.run()
-        finally:
-            self._connections.discard(connection)
-        if first:
-            await self._speak_http2(context, state, transport.release(), first)
+            return None
+        return Connection(self, transport, around)
 
     async def _speak_http2(
         self, context: WorkerContext, state: dict[str, Any], stream: Stream, first: bytes
