@@ -5,7 +5,7 @@ The laws of this file:
 * Options have Hypercorn's names, meanings and defaults. Only what was given is set: the command
   line wins over the configuration file, and the file over Hypercorn's defaults.
 * A value that cannot be right is refused before anything is imported, with the value in the message
-  and exit code 2. What only trying can show is found in ``_serve.py``, with exit code 1.
+  and exit code 2. What only trying can show is found in ``_startup.py``, with exit code 1.
 * Hypercorn is imported to serve, never for ``--help`` or to refuse an option.
 """
 
@@ -56,7 +56,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     # A configuration of the form python:MODULE is looked for there, too.
     sys.path.insert(0, str(Path(arguments.app_dir).resolve()))
 
-    from ._serve import CannotServeError, run
+    from ._process import run
+    from ._startup import CannotServeError
 
     try:
         config = _configuration(arguments.config)
@@ -72,7 +73,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     from hypercorn.config import Config
 
     from . import _demo as demo
-    from ._serve import run
+    from ._process import run
 
     def show(binds: Sequence[str]) -> None:
         sys.stdout.write(f"{demo.banner(binds[0])}\n")
@@ -92,7 +93,7 @@ def _configuration(path: str | None) -> Config:
     """
     from hypercorn.config import Config
 
-    from ._serve import CannotServeError
+    from ._startup import CannotServeError
 
     if path is None:
         return Config()

@@ -16,7 +16,7 @@ from hypercorn.config import Config
 from support.processes import finished_process, server_process
 
 import trioloop
-from trioloop import _serve
+from trioloop import _process
 from trioloop.__main__ import main
 
 TLS = Path(__file__).parent / "tls"
@@ -322,7 +322,7 @@ def test_an_application_object_cannot_be_served_by_several_processes(capsys):
 
     config = Config()
     config.workers = 2
-    assert _serve.run(app, config) == 1
+    assert _process.run(app, config) == 1
     assert_one_line(capsys.readouterr().err, "module:attribute", "workers")
 
 
@@ -533,7 +533,7 @@ def configured(here, monkeypatch):
 
     def configured(*options: str) -> Config:
         seen: list[Config] = []
-        monkeypatch.setattr(_serve, "run", lambda application, config: seen.append(config) or 0)
+        monkeypatch.setattr(_process, "run", lambda application, config: seen.append(config) or 0)
         assert main(["serve", *options, "main:app"]) == 0
         return seen[0]
 
@@ -656,7 +656,7 @@ def demo(monkeypatch):
         called.update(app=app is module.app, bind=config.bind, on_listening=on_listening)
         return 5
 
-    monkeypatch.setattr(_serve, "run", run)
+    monkeypatch.setattr(_process, "run", run)
     return called
 
 
@@ -701,5 +701,5 @@ def test_an_interrupt_before_the_server_has_started_leaves_no_traceback(demo, mo
     def run(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_serve, "run", run)
+    monkeypatch.setattr(_process, "run", run)
     assert main(["demo"]) == 130

@@ -36,7 +36,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
-from trioloop._serve import _serve_telling
+from trioloop._serve import serve_telling
 from trioloop.testing import Seen, Simulation
 
 from .normal import Account, account
@@ -597,7 +597,7 @@ class T3(T2):
 
     async def _work(self) -> None:
         sockets = Sockets([], [self._listener], [])
-        await _serve_telling(self.app, self.config, self._down.wait, sockets=sockets)
+        await serve_telling(self.app, self.config, self._down.wait, sockets=sockets)
 
 
 # -- running --------------------------------------------------------------------------------------
