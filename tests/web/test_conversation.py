@@ -17,6 +17,7 @@ from trioloop import (
     Disconnected,
     EventStreamDecoder,
     Failed,
+    Limits,
     OutboxFull,
     Reply,
     Send,
@@ -334,6 +335,36 @@ async def test_the_outbox_is_bounded(autojump_clock):
         _, answer = await ask(client, "GET", f"/talk?session={session}")
         assert len(answer["messages"]) == 9
         assert answer["closed"]["code"] == 1011
+
+
+async def test_a_session_takes_a_place_until_it_ends_and_its_requests_take_none(autojump_clock):
+    async with talking(max_handlers=1) as client:
+        session = await begin(client)
+        path = f"/talk?session={session}"
+        waiting = client.open("GET", f"{path}&after=1")
+        await settle()
+        assert waiting.status is None
+        assert (await ask(client, "POST", path, body=b"hello"))[0] == 204
+        await waiting.wait_returned()
+        assert json.loads(waiting.body)["messages"] == text("HELLO")
+        assert (await ask(client, "POST"))[0] == 503
+        assert (await ask(client, "GET", headers=EVENTS))[0] == 503
+        websocket = client.websocket("/talk")
+        await websocket.wait_returned()
+        assert websocket.status == 503
+        await ask(client, "DELETE", path)
+        await settle()
+        await begin(client)
+
+
+async def test_a_hub_that_is_full_turns_the_requests_of_a_session_away_too(autojump_clock):
+    app = App(limits=Limits(handlers=2))
+    app.route("/talk", Talk)
+    async with serve(app) as client:
+        path = f"/talk?session={await begin(client)}"
+        client.open("GET", f"{path}&after=1")
+        await settle()
+        assert (await ask(client, "POST", path, body=b"x"))[0] == 503
 
 
 async def test_a_stream_that_is_read_never_fills_the_outbox(autojump_clock):

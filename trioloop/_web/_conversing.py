@@ -24,6 +24,7 @@ from ._session_output import SessionOutput
 
 if TYPE_CHECKING:
     from ._hub import Hub
+    from ._options import Recipe
 
 
 def find_attached(hub: Hub, scope: Scope, route: object) -> Handler[Any] | Response | None:
@@ -39,7 +40,7 @@ def find_attached(hub: Hub, scope: Scope, route: object) -> Handler[Any] | Respo
 
 
 def find_opening(
-    hub: Hub, handler: Conversation[Any], scope: Scope, route: object
+    hub: Hub, handler: Conversation[Any], scope: Scope, route: Recipe
 ) -> Handler[Any] | Response:
     """The handler of a request that begins a session, or the answer to it.
 
@@ -87,12 +88,13 @@ def _equipped(request: Handler[Any], session: Session, **attributes: Any) -> Han
     return request
 
 
-def _open(hub: Hub, handler: Conversation[Any], scope: Scope, route: object) -> Session:
+def _open(hub: Hub, handler: Conversation[Any], scope: Scope, route: Recipe) -> Session:
     handler.transport = "event stream" if scope["method"] == "GET" else "long poll"
     handler.request = Request(scope)
     session = Session(hub, secrets.token_urlsafe(24), handler, route)
     machine = Machine(handler, hub, SessionOutput(handler, session))
     session.begin(machine)
+    hub.seat(machine, hub.gate.enter(scope, route, route.max_handlers))
     hub.start(machine)
     return session
 

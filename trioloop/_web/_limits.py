@@ -109,14 +109,14 @@ class Gate:
 
         Args:
             scope: the ASGI scope.
-            route: what is counted together.
+            route: what is counted together; `None` for what has a place already.
             max_handlers: of the route.
             inside: handlers of the hub that are open.
         """
         if inside >= self.limits.handlers or self._routes[route] >= max_handlers:
             return self._refusal("Service Unavailable", 503)
         most = self.limits.handlers_per_client
-        if most < math.inf:
+        if most < math.inf and route is not None:
             client = find_client(scope, self.limits.networks)
             if client is not None and self._clients[client] >= most:
                 return self._refusal("Too Many Requests", 429)  # RFC 6585, section 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
@@ -71,10 +72,12 @@ def begin(hub: Hub, make: Recipe, scope: Scope, receive: Receive, send: Send) ->
     handler: Handler[Any] | Response
     try:
         hub.check_running()
-        refusal = hub.gate.turn_away(scope, make, make.max_handlers, hub.handlers_open)
+        found = find_attached(hub, scope, make) if is_http and hub.sessions else None
+        # What belongs to a session takes no place of its own: the session has one.
+        route, most = (make, make.max_handlers) if found is None else (None, math.inf)
+        refusal = hub.gate.turn_away(scope, route, most, hub.handlers_open)
         if refusal is not None:
             return answer(refusal, scope, receive, send)
-        found = find_attached(hub, scope, make) if is_http and hub.sessions else None
         handler = make() if found is None else found
     except HubNotRunning as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
@@ -88,6 +91,7 @@ def begin(hub: Hub, make: Recipe, scope: Scope, receive: Receive, send: Send) ->
     if refusal is None and isinstance(handler, Conversation):
         handler.transport = "WebSocket"
         if is_http:
+            route = None
             handler = find_opening(hub, handler, scope, make)
             if isinstance(handler, Response):
                 return answer(handler, scope, receive, send)
@@ -98,7 +102,8 @@ def begin(hub: Hub, make: Recipe, scope: Scope, receive: Receive, send: Send) ->
     make_link = WebSocketLink if scope["type"] == "websocket" else Link
     link = make_link(scope, receive, send)
     machine = equip(handler, hub, link)
-    hub.seat(machine, hub.gate.enter(scope, make, make.max_handlers))
+    if route is not None:
+        hub.seat(machine, hub.gate.enter(scope, route, make.max_handlers))
     hub.start(machine)
     return link.attend(machine)
 
