@@ -134,6 +134,18 @@ async def test_trio_websocket_gets_its_subprotocol_and_headers():
         assert (b"x-room", b"7") in websocket.handshake_headers
 
 
+@pytest.mark.only_worker("trioloop")
+@pytest.mark.parametrize("compress", [True, False, None])
+async def test_a_route_chooses_compression(compress):
+    """RFC 7692: it is used where the client offers it and the handler, or the server, wants it."""
+    offer = [("sec-websocket-extensions", "permessage-deflate; client_max_window_bits")]
+    async with (
+        serving(echo(Watch()), compress=compress) as (server, _),
+        raw_websocket(server.port, headers=offer) as websocket,
+    ):
+        assert (b"permessage-deflate" in websocket.head) is (compress is True)
+
+
 async def test_trio_websocket_sees_a_refusal():
     watch = Watch()
 

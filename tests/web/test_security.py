@@ -382,6 +382,11 @@ async def test_a_rate_is_an_option_of_the_route(autojump_clock):
         assert websocket.close == (1008, "")
 
 
+def test_compress_is_a_choice():
+    with pytest.raises(TypeError, match="compress must be True, False or None, not 'yes'"):
+        App().route("/", Socket, compress="yes")
+
+
 def test_something_else_than_a_rate_is_refused_when_the_route_is_made():
     with pytest.raises(TypeError, match="max_rate"):
         App().route("/", Socket, max_rate=10)

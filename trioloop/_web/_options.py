@@ -63,6 +63,11 @@ def _check_rate(name: str, value: object) -> None:
         raise TypeError(f"{name} must be None or a Rate(...), not {value!r}")
 
 
+def _check_choice(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{name} must be True, False or None, not {value!r}")
+
+
 _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "idle_timeout": check_seconds,
     "receive_timeout": check_seconds,
@@ -70,6 +75,7 @@ _CHECKS: Final[Mapping[str, Callable[[str, object], None]]] = {
     "terminate_timeout": check_seconds,
     "max_body": _check_bytes,
     "max_message_size": _check_bytes,
+    "compress": _check_choice,
     "max_rate": _check_rate,
     "max_handlers": check_count,
     "origins": check_origins,

@@ -40,6 +40,8 @@ class WebSocketHandler(Handler[MessageT]):
             where a class, a route or `Continue` sets it. The end is ``TimedOut("client")``.
         max_message_size: bytes of one message from the client, of UTF-8 if it is text, after its
             fragments were put together; more end the handler with ``Failed(MessageTooLarge)``.
+        compress: whether messages are compressed where the client offers it (RFC 7692), on a server
+            that can be told; `None`: as the server is configured.
         max_rate: how fast the client may send; a faster one ends the handler with
             ``Overflowed("rate", limit)``. `None`: no faster than the handler takes it.
         max_handlers: handlers of one route that may be open at a time; more get 503.
@@ -60,6 +62,7 @@ class WebSocketHandler(Handler[MessageT]):
     idle_timeout: float = math.inf
     receive_timeout: float = 60.0
     max_message_size: int = 2**20
+    compress: bool | None = None
     max_rate: Rate | None = None
     max_handlers: float = math.inf
     origins: tuple[str, ...] | None = None

@@ -40,7 +40,7 @@ WEBSOCKET_EXTENSION: Final = "trioloop.websocket"
 """The scope extension of a server that can do more for WebSockets than ASGI says.
 
 It takes ``websocket.ping`` with ``bytes``, tells ``websocket.pong``, finds ``max_message_size`` (bytes)
-in ``websocket.accept``, and says in ``websocket.disconnect`` what went wrong: ``violation`` is a
+and ``deflate`` (a bool) in ``websocket.accept``, and says in ``websocket.disconnect`` what went wrong: ``violation`` is a
 sentence when the client broke the protocol, and ``code`` is then the one it was closed with.
 """
 

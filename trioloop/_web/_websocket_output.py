@@ -177,6 +177,8 @@ class WebSocketOutput:
         }
         if self._link.speaks_ping:
             message["max_message_size"] = self._handler.max_message_size
+            if self._handler.compress is not None:
+                message["deflate"] = self._handler.compress
         self._put(message)
         self._schedule_ping(trio.current_time())
 
