@@ -160,7 +160,7 @@ class Case:
 
 def run(case: Case, rounds: int) -> None:
     """Measure a case; the first round warms up."""
-    with as_client(2 * case.connections * len(case.peers) + 200), ExitStack() as stack:
+    with as_client(case.connections * len(case.peers) + 200), ExitStack() as stack:
         sides = []
         for name in case.peers:
             server = stack.enter_context(peer(name))
@@ -415,7 +415,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
 
 def memory(name: str, number: int) -> float:
     """Kilobytes of each of so many idle streams."""
-    with as_client(2 * number + 200), peer(name) as server:
+    with as_client(number + 300), peer(name) as server:
         few = Streams(server, 50)
         time.sleep(1)
         before = server.kilobytes()

@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a few seconds: does it run?")
     options = parser.parse_args(arguments)
     idle, active, seconds = (500, 20, 6.0) if options.quick else (10_000, 200, 300.0)
-    with as_client(2 * (idle + active) + 200), peer("soak") as server:
+    with as_client(idle + active + 200), peer("soak") as server:
         streams = Streams(server, active, "/active")
         sleeping = Streams(server, idle)
         begin = time.monotonic()

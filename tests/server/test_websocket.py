@@ -406,6 +406,28 @@ async def test_sending_after_the_client_has_closed_raises_oserror():
         await raised.next()
 
 
+async def test_an_application_that_lets_that_error_through_is_not_to_blame():
+    closed = trio.Event()
+
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        assert (await receive())["text"] == "last"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await closed.wait()
+            await settle()
+            await send({"type": "websocket.send", "text": "too late"})
+
+    async with serving_app(None, websocket) as (server, client):
+        frames = await opened(client, early=frame(TEXT, b"last"))
+        await client.send(close_frame(1000))
+        closed.set()
+        while await frames.next():
+            pass
+        assert not any("Traceback" in line for line in server.errors.all)
+
+
 # -- pings ----------------------------------------------------------------------------------------
 
 

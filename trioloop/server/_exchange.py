@@ -12,7 +12,7 @@ The laws of this file:
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,7 +20,7 @@ from ._body import Body, body_of
 from ._head import BadRequest, Head
 from ._response import CONTINUE, Framing, Response, refusal
 from ._scope import WRITE, Scope, http_scope
-from ._transport import ClientGone
+from ._transport import ClientGone, says_client_gone
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -90,7 +90,7 @@ class Exchange:
                 elif await worker.count_request():
                     await worker.app(self._scope, self.receive, self.send)
             except Exception as error:
-                if not self._is_about_the_client(error):
+                if not (self._connection.lost and says_client_gone(error)):
                     await worker.log.exception("Error in ASGI Framework")
             except BaseExceptionGroup as group:
                 crash, rest = group.split(Exception)
@@ -104,18 +104,6 @@ class Exchange:
                 await self._log(ended)
             self._scope = {}  # it leads back here: without this, only the collector would free both
         return self._keep_alive
-
-    def _is_about_the_client(self, error: BaseException | None) -> bool:
-        """Whether it only says that the client has gone, which is no error of the application's."""
-        while error is not None and self._connection.lost:
-            if isinstance(error, ClientGone):
-                return True
-            group = _as_group(error)
-            if group is not None and len(group.exceptions) == 1:
-                error = group.exceptions[0]
-            else:
-                error = error.__cause__ or error.__context__
-        return False
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -351,9 +339,3 @@ class Exchange:
         if not self._streaming:
             raise RuntimeError("only a response that has started and is not complete takes more")
         return bool(body)
-
-
-def _as_group(error: BaseException) -> BaseExceptionGroup[BaseException] | None:
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error)
-    return None

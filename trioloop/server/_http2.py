@@ -41,7 +41,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import filter_pseudo_headers
 
 from ._scope import SHUTDOWN, address_of
-from ._transport import ClientGone
+from ._transport import ClientGone, says_client_gone
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -417,7 +417,7 @@ class _Call:
         try:
             await app(scope, receive, send, trio.to_thread.run_sync, trio.from_thread.run)
         except Exception as error:
-            if not (self._gone and isinstance(error, ClientGone)):
+            if not (self._gone and says_client_gone(error)):
                 await log.exception("Error in ASGI Framework")
         except BaseExceptionGroup as group:
             crash, rest = group.split(Exception)

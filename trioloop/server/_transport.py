@@ -17,7 +17,7 @@ import socket
 import ssl
 import struct
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import trio
 
@@ -39,6 +39,18 @@ class Interrupted(Exception):
 
 class SendTimedOut(ClientGone):
     """The client took nothing for too long."""
+
+
+def says_client_gone(error: BaseException | None) -> bool:
+    """Whether an error only says that the client has gone, however deep: no application's fault."""
+    while error is not None:
+        if isinstance(error, ClientGone):
+            return True
+        if isinstance(error, BaseExceptionGroup):
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            return all(says_client_gone(inner) for inner in group.exceptions)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Transport(Protocol):

@@ -22,7 +22,7 @@ from ._handshake import Handshake
 from ._head import Head
 from ._response import Response, refusal
 from ._scope import Scope, websocket_scope
-from ._transport import ClientGone, Interrupted
+from ._transport import ClientGone, Interrupted, says_client_gone
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -112,7 +112,7 @@ class WebSocket:
             await worker.count_request()
             await worker.app(self._scope, self.receive, self.send)
         except Exception as error:
-            if not (self._connection.lost and isinstance(error, ClientGone)):
+            if not says_client_gone(error):
                 await worker.log.exception("Error in ASGI Framework")
             return False
         except BaseExceptionGroup as group:
