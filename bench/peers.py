@@ -347,7 +347,7 @@ def serve_trio(app: Any, fd: int, *, worker: str) -> None:
     if worker == "trioloop":
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
+        gc.set_threshold(5_000, 20, 100)
     trio.run(trioloop.serve, app, config)
 
 

@@ -305,7 +305,7 @@ def quiet_latency(  # noqa: C901 - one loop over all that happens
             for fd, event in poll.poll(left):
                 if fd in by_fd:
                     if is_poll_answered(by_fd[fd].recv(65536)):
-                        times.append(time.monotonic() - asked.pop(fd))
+                        times.append(time.monotonic() - asked.pop(fd, time.monotonic()))
                 elif flood is not None:
                     with suppress(BlockingIOError):
                         if event & select.EPOLLIN:
