@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from ._serve import Application
 
-COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
+COLLECTOR_THRESHOLDS: Final = (5_000, 20, 100)
 """For `gc.set_threshold`, once `run` serves. An application can set its own in its lifespan's
 first request, or anywhere later."""
 
