@@ -470,10 +470,13 @@ class Machine:
             return None
         if outcome is None:
             return None
-        if type(outcome) not in self.output.plain and hasattr(type(outcome), "__await__"):
+        if type(outcome) in self.output.plain:
+            self._perform(callback, outcome)
+        elif hasattr(type(outcome), "__await__"):
             self.callback = callback
             return cast("Awaitable[Any]", outcome)
-        self.carry_out(callback, outcome)
+        else:
+            self.carry_out(callback, outcome)
         return None
 
     async def complete(self, awaitable: Awaitable[Any]) -> None:
@@ -517,11 +520,7 @@ class Machine:
 
     def carry_out(self, callback: CallbackName, outcome: object) -> None:
         """Check a return value whole, then do what it says."""
-        kind = type(outcome)
-        if kind in self.output.plain and kind is not Then:
-            self._perform(callback, outcome)
-            return
-        several = kind in (list, tuple)
+        several = type(outcome) in (list, tuple)
         commands = cast("Sequence[object]", outcome) if several else (outcome,)
         problem = self.output.check(callback, commands)
         if problem is not None:

@@ -93,14 +93,17 @@ def find_problem(
 
 
 _PLAIN: Final = {
-    (id(table), state): frozenset(arrows) - {Continue, Accept}
+    (id(table), state): frozenset(arrows) - {Continue, Accept, Then}
     for table in (LOOP, EVENT_STREAM, WEBSOCKET)
     for state, arrows in table.items()
 }
 
 
 def plain_commands(table: Table, state: ResponseState) -> frozenset[type]:
-    """Commands that, alone, are legal in a state whatever they hold and whoever returned them."""
+    """Commands that, alone, are legal in a state whatever they hold and whoever returned them.
+
+    Without `Then`, whose message the machine has to put first before it carries out the rest.
+    """
     return _PLAIN.get((id(table), state), frozenset())
 
 
