@@ -42,7 +42,8 @@ async def run_handler(m: Machine) -> None:
                 async with trio.open_nursery() as m.nursery:
                     while await take_turns(m):
                         pass
-                    m.nursery.cancel_scope.cancel()
+                    if m.used_nursery:
+                        m.nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
                 crash, rest = group.split(Exception)
                 if crash is not None:
@@ -146,12 +147,13 @@ async def conclude(m: Machine) -> None:
 async def last_call(m: Machine, callback: str, function: Callable[..., Any], *args: Any) -> None:
     """Call a callback that can change nothing any more: shielded, bounded, errors reported."""
     limit = m.handler.terminate_timeout
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + limit) as scope:
-        try:
-            outcome: object = function(*args)
-            if hasattr(type(outcome), "__await__"):
+    try:
+        outcome: object = function(*args)
+        if hasattr(type(outcome), "__await__"):
+            with trio.move_on_after(limit, shield=True) as scope:
                 await cast("Awaitable[object]", outcome)
-        except Exception as error:
-            m.report_crash(error, callback)
-    if scope.cancelled_caught:
-        m.report_crash(trio.TooSlowError(f"not finished after {limit:g} s"), callback)
+            if scope.cancelled_caught:
+                late = trio.TooSlowError(f"not finished after {limit:g} s")
+                m.report_crash(late, callback)
+    except Exception as error:
+        m.report_crash(error, callback)
