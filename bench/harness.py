@@ -223,7 +223,7 @@ def as_client(descriptors: int = 0) -> Iterator[None]:
 
 def settle(server: Server, seconds: float) -> int:
     """Let the server come to rest; returns its private kilobytes."""
-    time.sleep(seconds)
+    time.sleep(seconds)  # what a server frees late has no event to wait for
     server.ask("settle")
     return server.private_kilobytes()
 

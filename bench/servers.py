@@ -417,10 +417,10 @@ def memory(name: str, number: int) -> float:
     """Kilobytes of each of so many idle streams."""
     with as_client(number + 300), peer(name) as server:
         few = Streams(server, 50)
-        time.sleep(1)
+        time.sleep(1)  # memory settles with no event to wait for
         before = server.kilobytes()
         many = Streams(server, number)
-        time.sleep(2)
+        time.sleep(2)  # the same
         grown = server.kilobytes() - before
         few.close()
         many.close()

@@ -646,8 +646,8 @@ async def test_help_does_not_import_hypercorn():
 def demo(monkeypatch):
     """Replace the demonstration, and the server; give what the server was called with."""
     module = types.ModuleType("trioloop._demo")
-    module.app = object()  # type: ignore[attr-defined]
-    module.banner = lambda url: f"the banner of {url}"  # type: ignore[attr-defined]
+    vars(module)["app"] = object()
+    vars(module)["banner"] = lambda url: f"the banner of {url}"
     monkeypatch.setitem(sys.modules, "trioloop._demo", module)
     monkeypatch.setattr(trioloop, "_demo", module, raising=False)
     called: dict[str, Any] = {}

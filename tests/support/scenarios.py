@@ -480,8 +480,8 @@ def _open(step: Open, simulation: Any, number: int) -> _Client:
         target += f"&init={step.init.verb}:{step.init.arg}"
     elif step.init is not None:
         target += f"&init={step.init}"
-    pieces = step.body == "in pieces"
-    body = None if pieces else b"q" * step.body  # type: ignore[operator]
+    pieces = isinstance(step.body, str)  # "in pieces"
+    body = None if isinstance(step.body, str) else b"q" * step.body
     exchange = simulation.request(step.method, target, body=body)
     return _Client(exchange, sending=pieces)
 

@@ -101,11 +101,10 @@ async def test_the_routes_origins_are_allowed_besides_the_same_one(
 
 
 @pytest.mark.parametrize("kind", [Socket, Poll, Stream])
-async def test_a_star_allows_all_and_must_be_written_for_websockets(autojump_clock, kind):
+async def test_a_star_allows_all_and_must_be_written(autojump_clock, kind):
     origin = "https://evil.example"
     assert await status_of(kind, {"origins": ("*",)}, {}, origin=origin) == 200
-    assert await status_of(kind, {}, {}, origin=origin) == (403 if kind is Socket else 200)
-    assert await status_of(kind, {"origins": None}, {}, origin=origin) == 403
+    assert await status_of(kind, {}, {}, origin=origin) == 403
 
 
 async def test_null_can_be_allowed(autojump_clock):

@@ -678,8 +678,12 @@ class Machine:
             assert other.reason is not None
             self.tell(Down(ref, other.reason))
         else:
-            other._monitors = other._monitors or []  # noqa: SLF001
-            other._monitors.append(self)  # noqa: SLF001
+            other.be_monitored(self)
+
+    def be_monitored(self, by: Machine) -> None:
+        """Tell another handler when this one has ended."""
+        self._monitors = self._monitors or []
+        self._monitors.append(by)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -725,11 +729,11 @@ class Machine:
 
 
 _FLOW: dict[type, Callable[[Machine, Any], None]] = {
-    Continue: Machine._continue,  # noqa: SLF001
-    Hibernate: Machine._hibernate,  # noqa: SLF001
-    Stop: Machine._stop,  # noqa: SLF001
-    Then: Machine._then,  # noqa: SLF001
-    SendAfter: Machine._send_after,  # noqa: SLF001
-    CancelTimer: Machine._cancel_timer,  # noqa: SLF001
-    Postpone: Machine._postpone,  # noqa: SLF001
+    Continue: Machine._continue,  # noqa: SLF001 - its own table
+    Hibernate: Machine._hibernate,  # noqa: SLF001 - its own table
+    Stop: Machine._stop,  # noqa: SLF001 - its own table
+    Then: Machine._then,  # noqa: SLF001 - its own table
+    SendAfter: Machine._send_after,  # noqa: SLF001 - its own table
+    CancelTimer: Machine._cancel_timer,  # noqa: SLF001 - its own table
+    Postpone: Machine._postpone,  # noqa: SLF001 - its own table
 }

@@ -39,9 +39,9 @@ class LoopHandler(Handler[MessageT]):
         terminate_timeout: seconds that an ``async def terminate`` may take.
         methods: the HTTP methods that are served, `None` for any; others get 405.
         max_handlers: handlers of one route that may be open at a time; more get 503.
-        origins: web pages that may open it, such as ``("https://example.org",)``; `None` for those
-            of the same origin only. By default all: a browser keeps foreign pages from reading the
-            answer, unless CORS lets them.
+        origins: web pages that may open it besides those of the same origin, such as
+            ``("https://example.org",)``; ``("*",)`` for all. Others get 403. Pages that CORS lets in
+            are named here, too.
         request: Starlette's request; its body can be read in any callback.
         ref: what others send to. Set before ``init``.
         hub: where the handler runs. Set before ``init``.
@@ -53,7 +53,7 @@ class LoopHandler(Handler[MessageT]):
     receive_timeout: float = 60.0
     methods: tuple[str, ...] | None = None
     max_handlers: float = math.inf
-    origins: tuple[str, ...] | None = ("*",)
+    origins: tuple[str, ...] | None = None
 
     request: Request
     hub: Hub
