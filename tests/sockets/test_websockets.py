@@ -281,6 +281,47 @@ async def test_the_client_sees_the_close_code_of_the_reason(name):
         assert not any("Traceback" in line for line in server.errors.all)
 
 
+CRASHES = {
+    "receive": lambda ref, ws: ws.send(frame(TEXT, b"x")),
+    "info": lambda ref, ws: act_command(ref, "x"),
+    "notify": lambda ref, ws: act_notify(ref),
+    "idle": lambda ref, ws: act_command(ref, Continue(idle_timeout=0.05)),
+}
+
+
+async def act_notify(ref):
+    ref.notify("x")
+
+
+@pytest.mark.parametrize("callback", CRASHES)
+async def test_a_crash_in_any_callback_after_the_accept_is_1011(callback):
+    watch = Watch()
+    async with serving(echo(watch, **{callback: fail})) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            await CRASHES[callback](await watch.ref(), websocket)
+            assert (await websocket.until_close())[-1].code == 1011
+        reason = await watch.reason()
+        assert isinstance(reason, Crashed)
+        assert reason.callback == callback
+
+
+async def test_a_crash_in_terminate_harms_nobody():
+    watch = Watch()
+
+    def terminate(self, reason):
+        watch.ended(reason)
+        fail()
+
+    async with serving(echo(watch, terminate=terminate)) as (server, _):
+        async with raw_websocket(server.port) as websocket:
+            (await watch.ref()).send_nowait(Close(4001))
+            assert (await websocket.until_close())[-1].code == 4001
+        assert await watch.reason() == Stopped()
+        async with server.client() as client:
+            await client.request(path="/alive")
+            assert (await client.answer()).body == b"alive"
+
+
 async def test_the_idle_time_ends_it_with_1000():
     watch = Watch()
     async with serving(echo(watch), idle_timeout=0.1) as (server, _):
