@@ -171,6 +171,27 @@ async def test_a_handler_finds_its_app_and_other_routes_with_and_without_middlew
         assert (await get(client, "/links")).body.endswith(b"/hello/ann")
 
 
+async def test_who_wraps_the_middleware_stack_of_an_app_sees_its_handlers(autojump_clock):
+    """As instruments for tracing do."""
+    app, seen = App(), []
+    app.route("/hello", Hello)
+    build = app.build_middleware_stack
+
+    def wrapped():
+        stack = build()
+
+        async def traced(scope, receive, send):
+            seen.append(scope["type"])
+            await stack(scope, receive, send)
+
+        return traced
+
+    app.build_middleware_stack = wrapped
+    async with serve(app) as client:
+        assert (await get(client, "/hello")).status == 200
+    assert "http" in seen
+
+
 async def test_a_route_of_starlettes_that_comes_first_is_taken(autojump_clock):
     async def plain(request):
         return PlainTextResponse("plain")
