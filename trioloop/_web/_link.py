@@ -83,7 +83,7 @@ class Link:
         extensions: Mapping[str, Any] = scope.get("extensions") or {}
         self._write_nowait: Callable[[bytes], bool] | None = extensions.get(
             WRITE_EXTENSION, NOTHING
-        ).get("write_nowait")
+        ).get("write_soon")
         self._machine: Machine | None = None
         self._listening: trio.CancelScope | None = None
         self._write_due = math.inf  # when the write in progress is too late
