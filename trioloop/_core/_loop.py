@@ -4,9 +4,9 @@ Laws of this file:
 
 * One task, one callback at a time. Each turn: take a message, call back; when there is none,
   write what is pending; when there is nothing to write, wait.
-* One shielded cancel scope serves many turns, and only the machine cancels it: while the loop
-  waits, for whatever concerns the handler (its end, the alarm, its nursery); while a callback or a
-  write runs, only for a reason that interrupts it.
+* One shielded cancel scope serves all turns, and only the machine cancels it: while a callback or a
+  write runs, for a reason that interrupts it. A wait is not cancelled but woken, for whatever
+  concerns the handler: a message, its end, the alarm, its nursery.
 * A handler that hibernates has no task: its machine and its mailbox are all that is left.
 * The alarm is the deadline of a scope in the task that listens to the client. It moves only when
   it must, and may ring too early.
@@ -40,8 +40,7 @@ async def run_handler(m: Machine) -> None:
         while m.reason is None and not m.asleep:
             try:
                 async with trio.open_nursery() as m.nursery:
-                    while await take_turns(m):
-                        pass
+                    await take_turns(m)
                     if m.used_nursery:
                         m.nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
@@ -60,12 +59,8 @@ async def run_handler(m: Machine) -> None:
             await conclude(m)
 
 
-async def take_turns(m: Machine) -> bool:
-    """Handle messages until there is a reason to end, or to leave the nursery.
-
-    Returns:
-        Whether to go on in the same nursery: only the alarm has rung.
-    """
+async def take_turns(m: Machine) -> None:
+    """Handle messages until there is a reason to end, or to leave the nursery."""
     with trio.CancelScope(shield=True) as m.scope:
         await look_at_clock(m)
         turns = 0
@@ -81,12 +76,15 @@ async def take_turns(m: Machine) -> bool:
                 if m.called:
                     m.note_silence()
                 if m.hibernating and not m.has_child_tasks():
-                    return False
+                    return
+                if m.visits is not None:
+                    m.meet_visits()
+                    continue
                 m.prepare_to_wait()
-                await m.wait()
+                await m.mailbox.wait()
                 m.phase = "running"
-                if m.woken:  # and given a message in the same moment: this scope is used up
-                    return m.reason is None
+                if m.woken:
+                    await look_at_clock(m)
                 continue
             awaitable = m.handle(message)
             if awaitable is not None:
@@ -96,9 +94,7 @@ async def take_turns(m: Machine) -> bool:
             full = turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES
             if full and not await m.flush(m.note_silence()):
                 await trio.lowlevel.checkpoint()
-        return False
-    m.phase = "running"  # the wait was interrupted
-    return m.reason is None
+    m.phase = "running"  # whatever was interrupted
 
 
 async def look_at_clock(m: Machine) -> None:

@@ -132,7 +132,7 @@ class Machine:
         self.used_nursery: bool = False
         self.suspended: bool = False  # an operator wants nothing to be handled
         self.visits: list[Visit] | None = None  # who wants to look at it between two callbacks
-        self.woken: bool = False  # the wait was to end, which uses up its scope
+        self.woken: bool = False  # the wait has ended for a look at the clock, or at the nursery
         self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
@@ -181,6 +181,8 @@ class Machine:
             self.reason = reason  # the ending could not be written
         if self.asleep:
             self._wake_up()
+        elif self.phase == "waiting":
+            self.mailbox.wake()
         elif self.scope is not None and self._is_interrupted_by(reason):
             self.scope.cancel()
 
@@ -195,8 +197,6 @@ class Machine:
         return ending and isinstance(reason, lost)
 
     def _is_interrupted_by(self, reason: TerminateReason) -> bool:
-        if self.phase == "waiting":
-            return True
         if self.phase in ("writing", "finishing"):  # what was returned is written
             return _is_loss(reason)
         return isinstance(reason, INTERRUPTING)
@@ -358,18 +358,18 @@ class Machine:
         if self.asleep:
             self._wake_up()
         elif self.phase == "waiting":
-            self.mailbox.nudge()
+            self.mailbox.wake()
 
     def wake(self) -> None:
         """Let a waiting loop look up."""
         if self.asleep:
             self._wake_up()
-        elif self.phase == "waiting" and self.scope is not None:
+        elif self.phase == "waiting":
             self.woken = True
-            self.scope.cancel()
+            self.mailbox.wake()
 
     def prepare_to_wait(self) -> None:
-        """Let the alarm, the nursery and the end of the handler interrupt what follows.
+        """Let the alarm, the nursery and the end of the handler end what follows.
 
         The alarm may ring too early, which is cheaper than to move it with every message.
         """
@@ -378,11 +378,11 @@ class Machine:
             self.output.wake_at(self.next_deadline())
         self.phase = "waiting"
         self.woken = False
-        if self.visits is not None:
-            self.meet_visits()
 
     def fall_asleep(self) -> None:
         """Go on without a task, unless there is something to do."""
+        if self.visits is not None:
+            self.meet_visits()
         if self.reason is not None or self.has_messages() or self.data_ready:
             return
         assert self.task is not None
@@ -404,10 +404,6 @@ class Machine:
     def has_messages(self) -> bool:
         """Whether a message waits for its turn."""
         return bool(self.mailbox.count or self.ahead or self._retries)
-
-    def wait(self) -> Awaitable[None]:
-        """For a message; while suspended, for nothing but what interrupts a wait."""
-        return trio.Event().wait() if self.suspended else self.mailbox.wait()
 
     def meet_visits(self) -> None:
         """No callback runs: let those look at the handler who wait for that."""

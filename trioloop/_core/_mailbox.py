@@ -3,17 +3,17 @@
 Laws of this file:
 
 * The limit counts messages that were accepted and whose callback has not started. Trio's own
-  bound would not do: a channel hands a message to a waiting receiver past its buffer, so it takes
-  one more when the handler waits than when it is busy.
+  bound would not do: messages of timers and monitors are accepted beyond it.
 * Acceptance is atomic: no ``await`` between looking at the count and putting the message.
-* A message leaves exactly once: to the loop, or to the owner's ``displaced`` and ``drain``.
+* A message leaves exactly once: to the loop, or to the owner's ``displaced`` and ``drain``. The loop
+  waits beside the channel and takes messages out of it, so that until then each can be displaced.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, final
 
@@ -137,9 +137,6 @@ class Mailbox:
 
     __slots__ = (
         "_blocked",
-        "_displaced",
-        "_handed",
-        "_held",
         "_parked",
         "_receive",
         "_reserved",
@@ -164,10 +161,7 @@ class Mailbox:
         self.unattended: bool = False  # no loop takes messages out: the owner wants to hear of one
         self._blocked: trio.lowlevel.ParkingLot | None = None
         self._reserved = 0  # places given to blocked senders that have not run yet
-        self._parked = False  # the loop waits in the channel
-        self._handed = False  # ... and has been given a message that it has not started
-        self._displaced = False  # ... which has lost its place since
-        self._held: object = NOTHING  # the loop has been given it, and has not started it
+        self._parked: trio.lowlevel.Task | None = None  # the loop's, while it waits
 
     # -- senders ---------------------------------------------------------------------------------
 
@@ -191,17 +185,12 @@ class Mailbox:
 
     def accept(self, message: object) -> None:
         """Accept a message beyond the limit too: timers, monitors."""
-        if self._parked:
-            self._parked = False
-            self._handed = self.policy is Overflow.DROP_OLDEST and self._loop_waits()
+        if self._parked is not None:
+            self.wake()
         elif self.unattended:
             self.owner.accepted()
         self.count += 1
         self._send.send_nowait(message)
-
-    def _loop_waits(self) -> bool:
-        # Trio, not our flag: a wait that is being cancelled is over before the loop has run.
-        return self._receive.statistics().tasks_waiting_receive > 0
 
     async def put(self, message: object) -> bool:
         """Accept a message; under ``Overflow.BLOCK`` wait for room, first come, first served.
@@ -238,50 +227,28 @@ class Mailbox:
 
     def _displace_oldest(self) -> None:
         self.count -= 1
-        if self._held is not NOTHING:
-            oldest, self._held = self._held, NOTHING
-            self.owner.displaced(oldest, self.policy)
-        elif self._handed and not self._displaced:
-            self._displaced = True  # out of reach until the loop runs: it will see the mark
-        else:
-            self.owner.displaced(self._receive.receive_nowait(), self.policy)
+        self.owner.displaced(self._receive.receive_nowait(), self.policy)
 
     # -- the loop --------------------------------------------------------------------------------
 
     def get_nowait(self) -> object:
         """The next message, which counts as started now, or `NOTHING`."""
-        if not self.count:
-            return NOTHING
-        if self._held is NOTHING:
-            return self._started(self._receive.receive_nowait())
-        message, self._held = self._held, NOTHING
-        return self._started(message)
+        return self._started(self._receive.receive_nowait()) if self.count else NOTHING
 
-    async def wait(self) -> None:
-        """Wait until there is a message, or a `nudge`; cancellation loses none.
+    def wait(self) -> Awaitable[Any]:
+        """Wait until a message is accepted, or for `wake`. What is there already ends no wait."""
+        self._parked = trio.lowlevel.current_task()
+        return trio.lowlevel.wait_task_rescheduled(self._leave)
 
-        What was handed over cannot be cancelled away: Trio returns it first, and it is held here.
-        """
-        if self.count:
-            return
-        self._parked = True
-        try:
-            message = await self._receive.receive()
-        finally:
-            self._parked = self._handed = False
-        if message is NOTHING:
-            return
-        if self._displaced:
-            self._displaced = False
-            self.owner.displaced(message, self.policy)
-        else:
-            self._held = message
+    def _leave(self, _: object) -> trio.lowlevel.Abort:
+        self._parked = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """End a `wait` although there is no message. Cheaper than to cancel it."""
-        if self._parked and self._loop_waits():
-            self._parked = False
-            self._send.send_nowait(NOTHING)
+        if self._parked is not None:
+            parked, self._parked = self._parked, None
+            trio.lowlevel.reschedule(parked)
 
     def _started(self, message: object) -> object:
         self.count -= 1
@@ -298,8 +265,7 @@ class Mailbox:
 
     def drain(self) -> list[object]:
         """Take out all that was accepted and never started, oldest first."""
-        left: list[object] = [] if self._held is NOTHING else [self._held]
-        self._held = NOTHING
+        left: list[object] = []
         while True:
             try:
                 left.append(self._receive.receive_nowait())
