@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, final
 
 import trio
 
+from ._alarms import Clock
 from ._errors import HubNotRunning, MessageTooLarge, ProtocolViolation, SendTimedOut
 from ._instrument import DeadLetter, Instrument, Orchestra
 from ._loop import run_handler
@@ -92,7 +93,9 @@ class HubCore:
             None  # sees every machine before it starts
         )
         self.orchestra: Orchestra | None = Orchestra(instruments) if instruments else None
+        self.clock: Clock = Clock()
         self._machines: dict[Machine, None] = {}
+        self._emptied: trio.Event | None = None
         self._nursery: trio.Nursery | None = None
         self._background: trio.Nursery | None = None
         self._notices: set[Callable[[], Awaitable[object]]] = set()
@@ -128,10 +131,15 @@ class HubCore:
             async with trio.open_nursery() as self._nursery:
                 background: trio.Nursery = await self._nursery.start(self._watch_over_handlers)
                 self._background = background
+                time = trio.CancelScope(shield=True)
+                self._nursery.start_soon(self._keep_time, time)
                 try:
                     yield
                 finally:
                     self.shut_down()
+                    with trio.CancelScope(shield=True):
+                        await self._wait_until_empty()
+                    time.cancel()
                     background.cancel_scope.cancel()
         finally:
             self._nursery = self._background = self._token = None
@@ -148,6 +156,16 @@ class HubCore:
                 await trio.sleep_forever()
         finally:
             self.shut_down()
+
+    async def _keep_time(self, scope: trio.CancelScope) -> None:
+        with scope:  # for handlers that have to end in time, too
+            await self.clock.run()
+
+    async def _wait_until_empty(self) -> None:
+        # Some handlers live in tasks that are not the hub's.
+        while self._machines:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
 
     def drain_after(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Shut down when ``wait()`` returns; the same function is waited for once."""
@@ -193,6 +211,8 @@ class HubCore:
     def start(self, machine: Machine) -> None:
         """Start a handler. While the hub drains it ends at once, before ``init``.
 
+        One that is resident is only admitted: whoever has it runs it.
+
         Raises:
             HubNotRunning: nobody runs the hub.
         """
@@ -205,7 +225,8 @@ class HubCore:
             self.orchestra.follow(machine)
         if self.draining:
             machine.end(ShutDown())
-        self.give_task(machine)
+        if not machine.resident:
+            self.give_task(machine)
 
     def give_task(self, machine: Machine) -> None:
         """Give a handler a task: at its start, and whenever it wakes up from hibernation."""
@@ -215,6 +236,8 @@ class HubCore:
     def forget(self, machine: Machine) -> None:
         """A handler has ended."""
         self._machines.pop(machine, None)
+        if not self._machines and self._emptied is not None:
+            self._emptied.set()
         if self.orchestra is not None:
             self.orchestra.leave(machine)
 

@@ -30,10 +30,12 @@ MAX_BATCH_BYTES: Final = 64 * 1024
 
 
 async def run_handler(m: Machine) -> None:
-    """Run one handler to its end, or until it hibernates: then whatever wakes it runs it again.
+    """Run one handler to its end; or until it hibernates: then whatever wakes it runs it again.
+
+    A handler that is resident hibernates in here.
 
     Raises:
-        BaseException: only what ends the whole run.
+        BaseException: only what ends the whole run, or the task in which a handler is resident.
     """
     m.awake()
     try:
@@ -53,6 +55,8 @@ async def run_handler(m: Machine) -> None:
                 m.nursery, m.used_nursery = None, False
             if m.hibernating:
                 m.fall_asleep()
+                if m.asleep and m.resident:
+                    await m.sleep()
     finally:
         if not m.asleep:
             m.end(ShutDown())  # unless there is a reason: then the hub itself is being cancelled
@@ -61,7 +65,7 @@ async def run_handler(m: Machine) -> None:
 
 async def take_turns(m: Machine) -> None:
     """Handle messages until there is a reason to end, or to leave the nursery."""
-    with trio.CancelScope(shield=True) as m.scope:
+    with trio.CancelScope(shield=not m.resident) as m.scope:
         await look_at_clock(m)
         turns = 0
         while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):

@@ -30,6 +30,7 @@ from ._reasons import (
     Disconnected,
     Failed,
     Overflowed,
+    ShutDown,
     Stopped,
     TerminateReason,
 )
@@ -101,6 +102,7 @@ class Machine:
         "postpone",
         "reason",
         "ref",
+        "resident",
         "scope",
         "silent_since",
         "suspended",
@@ -128,8 +130,9 @@ class Machine:
         self.called: bool = False  # a callback has run since silent_since was noted
         self.callback: CallbackName = "init"  # the one that is being awaited
         self.hibernating: bool = False
-        self.asleep: bool = False  # hibernating, and without a task
+        self.asleep: bool = False  # hibernating; and without a task, unless it is resident
         self.used_nursery: bool = False
+        self.resident: bool = False  # it lives in somebody else's task, and keeps that asleep, too
         self.suspended: bool = False  # an operator wants nothing to be handled
         self.visits: list[Visit] | None = None  # who wants to look at it between two callbacks
         self.woken: bool = False  # the wait has ended for a look at the clock, or at the nursery
@@ -300,7 +303,9 @@ class Machine:
         self.hibernating = False
         if type(message) is Received:
             self.note_silence()  # of the mailbox: what the client sends does not move it
-            return self.begin("receive", message.callback, message.data)
+            awaitable = self.begin("receive", message.callback, message.data)
+            self.output.data_started()
+            return awaitable
         self.called = True
         self.handled += 1
         self.current = message
@@ -391,7 +396,18 @@ class Machine:
         self.prepare_to_wait()
         self.asleep = self.mailbox.unattended = True
 
+    async def sleep(self) -> None:
+        """Wait for what wakes it up, in the task in which it is resident."""
+        try:
+            await self.mailbox.wait()
+        finally:
+            self.asleep = self.mailbox.unattended = False
+        self.awake()
+
     def _wake_up(self) -> None:
+        if self.resident:
+            self.mailbox.wake()
+            return
         self.asleep = self.mailbox.unattended = False
         assert self._context is not None
         self._context.run(self.hub.give_task, self)
@@ -488,7 +504,7 @@ class Machine:
                 return
         self.phase = "callback"
         try:
-            outcome = await awaitable
+            outcome = await (self._shielded(awaitable) if self.resident else awaitable)
         except Exception as error:
             self.crash(error, callback)
         except BaseExceptionGroup as group:
@@ -500,6 +516,16 @@ class Machine:
         self.note_silence()
         if self.visits is not None:
             self.meet_visits()
+
+    async def _shielded(self, awaitable: Awaitable[Any]) -> Any:
+        """Await something that only the machine shall cancel, in a task whose waits others may."""
+        assert self.scope is not None
+        self._guard()
+        self.scope.shield = True
+        try:
+            return await awaitable
+        finally:
+            self.scope.shield = False
 
     def _crash_by(self, group: BaseExceptionGroup, callback: CallbackName) -> None:
         crash, rest = group.split(Exception)
@@ -594,7 +620,7 @@ class Machine:
                 waiting = output.write(now)
                 if waiting is not None:
                     waited = True
-                    await waiting
+                    await (self._shielded(waiting) if self.resident else waiting)
                     now = trio.current_time()
                 output.written(now)
         except GONE:
@@ -622,16 +648,23 @@ class Machine:
     def open_nursery(self) -> trio.Nursery:
         if self.nursery is None:
             raise RuntimeError("self.nursery lives from init to the end, and there only")
-        if not self.used_nursery:
-            self.used_nursery = True
-            self.nursery.start_soon(self._tell_of_cancellation, name="<canary>")
+        self._guard()
         return self.nursery
 
-    async def _tell_of_cancellation(self) -> None:
-        # The loop is shielded from its nursery, so somebody inside has to tell it.
+    def _guard(self) -> None:
+        """Have somebody in the nursery who is told when it is cancelled, or what is around it."""
+        if not self.used_nursery:
+            assert self.nursery is not None
+            self.used_nursery = True
+            self.nursery.start_soon(self._tell_of_cancellation, self.nursery, name="<canary>")
+
+    async def _tell_of_cancellation(self, nursery: trio.Nursery) -> None:
+        # A callback is shielded from the nursery, so somebody inside has to tell it.
         try:
             await trio.sleep_forever()
         finally:
+            if self.resident and not nursery.cancel_scope.cancel_called:
+                self.end(ShutDown())
             self.wake()
 
     def has_child_tasks(self) -> bool:

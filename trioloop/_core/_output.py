@@ -41,6 +41,9 @@ class Output(Protocol):
         """Take what the client has sent; asked only after the machine's ``offer``."""
         raise NotImplementedError
 
+    def data_started(self) -> None:
+        """The callback has been called for what `next_data` gave: the client may send more."""
+
     def initialised(self) -> bool:
         """``init`` has returned; true when that ends the handler (HEAD)."""
         raise NotImplementedError

@@ -2,10 +2,9 @@
 
 Laws of this file:
 
-* The ASGI call only listens. It drains ``receive()`` whatever the handler does, so that a
-  disconnect is seen, and it returns when the handler has ended or a write has overrun its time:
-  under a server that shields its writes, that return is what frees a stuck one.
-* The handler's task writes by itself. One write at a time, each with a deadline.
+* What the client sends is taken whatever the handler does, so that a disconnect is seen; how it is
+  heard is said in `_hearing`.
+* The handler writes by itself. One write at a time, each with a deadline.
 * Nothing from the client goes into the mailbox.
 """
 
@@ -19,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from starlette.types import Message, Receive, Scope, Send
 
-from .._core._errors import ReceiveTimedOut, ResponseAborted, SendTimedOut
-from .._core._reasons import Disconnected, Failed, Overflowed, ShutDown, TimedOut
+from .._core._errors import ReceiveTimedOut, SendTimedOut
+from .._core._reasons import Disconnected, Failed, Overflowed, TimedOut
+from ._hearing import Hearing, hearing_of
 
 if TYPE_CHECKING:
     from .._core._machine import Machine
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 WRITE_EXTENSION: Final = "trioloop.write"
 """The scope extension by which a server takes pieces of body without a task switch."""
 NOTHING: Final[Mapping[str, Any]] = {}
-FAREWELL_SECONDS: Final = 1.0
-"""How long the ending may take when the server cancels the call without notice."""
 
 
 class Link:
@@ -42,29 +40,26 @@ class Link:
     """
 
     __slots__ = (
-        "_aborted",
         "_alarm",
         "_arrived",
         "_chunks",
         "_complete",
         "_completing",
-        "_deaf",
-        "_dropped",
-        "_farewell",
-        "_finished",
-        "_listening",
+        "_cut_off_due",
+        "_hearing",
         "_machine",
         "_read_by_handler",
-        "_receive",
-        "_released",
-        "_room",
+        "_reader_due",
         "_send",
         "_silence_due",
         "_starting",
         "_unread",
         "_write_due",
-        "_write_nowait",
+        "_write_soon",
+        "aborted",
         "broken",
+        "deaf",
+        "dropped",
         "max_body",
         "receive_timeout",
         "scope",
@@ -73,96 +68,98 @@ class Link:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope: Scope = scope
-        self._receive = receive
         self._send = send
         self.send_timeout: float = math.inf
         self.receive_timeout: float = math.inf
         self.max_body: float = math.inf
         self.broken: bool = False  # a write failed: no other may follow
-        # Our own server's cheaper way for a piece of body, see trioloop/server/_scope.py.
-        extensions: Mapping[str, Any] = scope.get("extensions") or {}
-        self._write_nowait: Callable[[bytes], bool] | None = extensions.get(
-            WRITE_EXTENSION, NOTHING
-        ).get("write_soon")
+        self.dropped: bool = False  # ... because it took too long
+        self.aborted: bool = False  # the server shall drop the connection
+        self.deaf: bool = False  # the client is gone: nothing more will be heard
+        self._write_soon: Callable[[bytes], bool] | None = own_way(
+            scope, WRITE_EXTENSION, "write_soon", send
+        )
         self._machine: Machine | None = None
-        self._listening: trio.CancelScope | None = None
         self._write_due = math.inf  # when the write in progress is too late
         self._starting = False  # ... and it is the head of the response
         self._completing = False  # ... or its end
-        self._dropped = False  # it was too late
-        self._released = False  # the call may return
-        self._aborted = False
         self._silence_due = math.inf  # when an open WebSocket's client has been silent too long
+        self._reader_due = math.inf  # when the rest of the body has waited too long for a reader
+        self._cut_off_due = math.inf  # when nobody waits for the ending any more
         self._alarm = math.inf  # when the handler wants to look at the clock
-        self._finished = False
-        self._farewell: trio.Event | None = None
-        self._deaf = False  # the client is gone: receive() has nothing more to say
         self._chunks: deque[bytes] | None = None  # of the body; few requests have one
         self._unread = 0
         self._complete = False
         self._read_by_handler = False
         self._arrived: trio.Event | None = None
-        self._room: trio.Event | None = None
+        self._hearing: Hearing = hearing_of(self, scope, receive)
+
+    @property
+    def resident(self) -> bool:
+        """Whether the handler lives in the ASGI call, and has no task of its own."""
+        return self._hearing.resident
 
     # -- the ASGI call ---------------------------------------------------------------------------
 
-    async def attend(self, machine: Machine) -> None:
-        """Listen until the handler has ended.
+    def attend(self, machine: Machine) -> Awaitable[None]:
+        """Be the ASGI call, until the handler has ended.
 
         Raises:
             ResponseAborted: the server shall cut the connection.
         """
         self._machine = machine
-        try:
-            await self._listen(machine)
-        except Exception:
-            machine.end(Disconnected())
-            raise
-        except BaseException:  # cancelled, perhaps inside of an exception group
-            machine.end(ShutDown())
-            if not self._finished and self._write_due == math.inf:
-                with trio.CancelScope(shield=True) as scope:
-                    scope.deadline = trio.current_time() + FAREWELL_SECONDS
-                    self._farewell = trio.Event()
-                    await self._farewell.wait()
+        return self._hearing.attend(machine)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a write is in progress."""
+        return self._write_due < math.inf
+
+    def next_look(self) -> float:
+        """When `look` has something to do."""
+        due = min(self._write_due, self._alarm, self._silence_due)
+        return min(due, self._reader_due, self._cut_off_due)
+
+    def look(self) -> bool:
+        """Do what is due; true when a write is stuck, and only the end of the call can free it."""
+        assert self._machine is not None
+        machine, now = self._machine, trio.current_time()
+        if self._silence_due <= now:
+            self._silence_due = math.inf
+            machine.end(TimedOut("client"))
+        if self._reader_due <= now:
+            self._reader_due = math.inf
+            self._read_by_handler = False
+            self._overflow(machine)
+        if self._alarm <= now:
+            self._alarm = math.inf
+            machine.ring()
+        if self._cut_off_due <= now:
+            self._cut_off_due = math.inf
             machine.cut_off()
-            raise
-        if self._aborted:
-            raise ResponseAborted("the response cannot be completed; the reason has been logged")
+        if self._write_due <= now:
+            self.dropped = self.broken = True
+            self._write_due = math.inf
+            machine.end(Failed(SendTimedOut(self.send_timeout)))
+            return not self._starting  # see docs/design.md: returning then would break the server
+        return False
 
-    async def _listen(self, machine: Machine) -> None:
-        while not machine.entered and machine.reason is None:
-            await trio.lowlevel.checkpoint()  # until init can have begun to read: two at most
-        while not self._released:
-            deadline = min(self._write_due, self._alarm, self._silence_due)
-            with trio.CancelScope(deadline=deadline) as self._listening:
-                while True:
-                    if self._deaf:
-                        await trio.sleep_forever()
-                    elif self._is_full():
-                        await self._wait_for_reader(machine)
-                    else:
-                        self._take(await self._receive(), machine)
-            if self._silence_due <= trio.current_time():
-                self._silence_due = math.inf
-                machine.end(TimedOut("client"))
-            if self._alarm <= trio.current_time():
-                self._alarm = math.inf
-                machine.ring()
-            if self._write_due <= trio.current_time():
-                self._dropped = self.broken = True
-                self._write_due = math.inf
-                machine.end(Failed(SendTimedOut(self.send_timeout)))
-                if not self._starting:  # see docs/design.md: returning then would break the server
-                    return
+    async def linger(self, receive: Receive) -> None:
+        """The handler has ended, or a write is stuck: what is left to do before the call returns."""
 
-    def _is_full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether nothing more is taken from the client before a callback has read."""
         return self._read_by_handler and self._unread >= self.max_body
 
-    def _wake(self) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
+    def note_full(self) -> None:
+        """The client is kept waiting from now on."""
+        self._reader_due = trio.current_time() + self.receive_timeout
+        self._hearing.look_by(self._reader_due)
+
+    def take(self, message: Message) -> None:
+        """Take what the server says of the client: an ASGI message."""
+        assert self._machine is not None
+        self._take(message, self._machine)
 
     def _take(self, message: Message, machine: Machine) -> None:
         if message["type"] == "http.request":
@@ -175,7 +172,7 @@ class Link:
             if self._unread > self.max_body and not self._read_by_handler:
                 self._overflow(machine)
         elif message["type"] == "http.disconnect":
-            self._deaf = True
+            self.deaf = True
             if not self._completing:  # servers say it after every complete response, too
                 machine.end(Disconnected())
         if self._arrived is not None:
@@ -185,14 +182,6 @@ class Link:
         machine.end(Overflowed("body", int(self.max_body)))
         self._chunks = None
         self._unread = 0
-
-    async def _wait_for_reader(self, machine: Machine) -> None:
-        self._room = trio.Event()
-        with trio.move_on_after(self.receive_timeout):
-            await self._room.wait()
-            return
-        self._read_by_handler = False
-        self._overflow(machine)
 
     # -- the handler's side ----------------------------------------------------------------------
 
@@ -205,7 +194,7 @@ class Link:
         """
         self._read_by_handler = True
         with trio.move_on_after(self.receive_timeout):
-            while not self._chunks and not self._complete and not self._deaf:
+            while not self._chunks and not self._complete and not self.deaf:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
             return await self._next_message()
@@ -215,12 +204,12 @@ class Link:
 
     async def _next_message(self) -> Message:
         await trio.lowlevel.checkpoint()
-        if not self._chunks and self._deaf:
+        if not self._chunks and self.deaf:
             return {"type": "http.disconnect"}
         body = self._chunks.popleft() if self._chunks else b""
         self._unread -= len(body)
-        if self._room is not None:
-            self._room.set()
+        self._reader_due = math.inf
+        self._hearing.read_on()
         more = bool(self._chunks) or not self._complete
         return {"type": "http.request", "body": body, "more_body": more}
 
@@ -235,8 +224,7 @@ class Link:
             What to await: it raises whatever the server's ``send`` raises.
         """
         due = self._write_due = now + self.send_timeout
-        if self._listening is not None and due < self._listening.deadline:
-            self._listening.deadline = due
+        self._hearing.look_by(due)
         self._starting = message["type"] == "http.response.start"
         self._completing = not (self._starting or message.get("more_body", False))
         self.broken = True  # until it is written
@@ -244,41 +232,59 @@ class Link:
 
     def written(self) -> None:
         """The message has been sent."""
-        self.broken = self._dropped
+        self.broken = self.dropped
         self._write_due = math.inf
 
-    def write_nowait(self, body: bytes) -> bool:
+    def write_soon(self, body: bytes) -> bool:
         """Send a piece of the body without waiting; false where only `write` can.
 
         Args:
             body: the piece; its response has started and is not complete.
         """
-        if self._write_nowait is None or self.broken:
+        if self._write_soon is None or self.broken:
             return False
         try:
-            return self._write_nowait(body)
+            return self._write_soon(body)
         except RuntimeError:  # a response whose length was announced
-            self._write_nowait = None
+            self._write_soon = None
             return False
 
     def wake_at(self, deadline: float) -> None:
         """Let the machine's alarm ring at this time."""
         self._alarm = deadline
-        if self._listening is not None and deadline < self._listening.deadline:
-            self._listening.deadline = deadline
+        self._hearing.look_by(deadline)
+
+    def read_on(self) -> None:
+        """A callback has started with what the client has sent: more may come."""
+
+    def cut_off_at(self, when: float) -> None:
+        """Wait for the ending no longer than until this time."""
+        self._cut_off_due = when
+        self._hearing.look_by(when)
 
     def cut(self) -> None:
         """Have the server drop the connection."""
-        self._aborted = True
+        self.aborted = True
         self.release()
 
     def finished(self) -> None:
         """The ending is written."""
-        self._finished = True
-        if self._farewell is not None:
-            self._farewell.set()
+        self._hearing.finished()
 
     def release(self) -> None:
         """The call may return."""
-        self._released = True
-        self._wake()
+        self._hearing.release()
+
+
+def own_way(scope: Scope, extension: str, name: str, send: Send) -> Any:
+    """A server's cheaper way to send, where no middleware wants to see what is sent.
+
+    Args:
+        scope: the ASGI scope.
+        extension: which of its extensions.
+        name: of the function in it.
+        send: what the application was given.
+    """
+    offer: Mapping[str, Any] = (scope.get("extensions") or {}).get(extension) or {}
+    function = offer.get(name)
+    return function if function is not None and offer["is_own"](send) else None

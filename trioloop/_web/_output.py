@@ -112,6 +112,9 @@ class HTTPOutput:
     def initialised(self) -> bool:
         return self._head
 
+    def data_started(self) -> None:
+        """A request's body is read, not received."""
+
     def wake_at(self, deadline: float) -> None:
         self._link.wake_at(deadline)
 
@@ -124,7 +127,7 @@ class HTTPOutput:
             return self._link.write(start, now)
         # A head is followed by a body, if an empty one: servers may hold it back until there is one.
         body, more = self._take_parts(), not self._ending
-        if more and body and self._link.write_nowait(body):
+        if more and body and self._link.write_soon(body):
             return None
         message = {"type": "http.response.body", "body": body, "more_body": more}
         return self._link.write(message, now)

@@ -84,6 +84,9 @@ class SessionOutput:
     def next_data(self) -> Received:
         return Received(self._handler.receive, self._session.take_data())
 
+    def data_started(self) -> None:
+        """`Session.give` has waited for room, not for this."""
+
     def initialised(self) -> bool:
         self._begin()
         self._session.opened.set()

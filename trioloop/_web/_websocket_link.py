@@ -13,8 +13,9 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -24,7 +25,7 @@ from .._core._errors import MessageTooLarge, ProtocolViolation
 from .._core._mailbox import NOTHING
 from .._core._reasons import Disconnected, Failed, Overflowed
 from .._wire import CloseCode, Rate, TokenBucket, utf8_size_exceeds
-from ._link import Link
+from ._link import Link, own_way
 
 if TYPE_CHECKING:
     from .._core._machine import Machine
@@ -60,6 +61,7 @@ class WebSocketLink(Link):
         "_open",
         "_paused",
         "_rate",
+        "_send_soon",
         "max_message_size",
         "speaks_ping",
         "watches_silence",
@@ -71,6 +73,9 @@ class WebSocketLink(Link):
         self.speaks_ping: bool = WEBSOCKET_EXTENSION in extensions
         self.watches_silence: bool = self.speaks_ping  # pongs are hidden elsewhere
         self.max_message_size: float = math.inf
+        self._send_soon: Callable[[Message], bool] | None = own_way(
+            scope, WEBSOCKET_EXTENSION, "send_soon", send
+        )
         self._data: object = NOTHING  # the message that waits for the handler
         self._paused = False
         self._rate: _Meter | None = None
@@ -79,46 +84,37 @@ class WebSocketLink(Link):
 
     # -- the ASGI call ---------------------------------------------------------------------------
 
-    async def _listen(self, machine: Machine) -> None:
-        await super()._listen(machine)
-        if self._dropped:
-            await self._close_unheard(machine)
-        elif self._open and not (self._aborted or self._deaf):
+    async def linger(self, receive: Receive) -> None:
+        if self.dropped:
+            await self._close_unheard(receive)
+        elif self._open and not (self.aborted or self.deaf):
             with trio.move_on_after(LINGER_SECONDS):
-                await self._drain()
+                await drain(receive)
 
-    async def _close_unheard(self, machine: Machine) -> None:
+    async def _close_unheard(self, receive: Receive) -> None:
         """Have a server give up a connection to which nothing can be written.
 
         Hypercorn writes a close frame when the call returns, which would wait behind the write that
         is stuck, unless it has been told to close before. And it has to get rid of what the client
         has sent before it goes on to close.
         """
-        if not self._deaf:
-            machine.hub.run_in_background(self._drain_quietly)
+        assert self._machine is not None
+        if not self.deaf:
+            self._machine.hub.run_in_background(partial(drain_quietly, receive))
         with suppress(Exception), trio.move_on_after(UNHEARD_SECONDS):
             await self._send({"type": "websocket.close", "code": CloseCode.INTERNAL_ERROR})
 
-    async def _drain_quietly(self) -> None:
-        with suppress(Exception), trio.move_on_after(DRAIN_SECONDS):
-            await self._drain()
-
-    async def _drain(self) -> None:
-        while (await self._receive())["type"] != "websocket.disconnect":
-            pass
-
-    def _is_full(self) -> bool:
+    def is_full(self) -> bool:
         return self._data is not NOTHING
 
-    async def _wait_for_reader(self, machine: Machine) -> None:
-        self._room = trio.Event()
-        await self._room.wait()
+    def note_full(self) -> None:
+        """A message may wait for its callback as long as it has to."""
 
     def _take(self, message: Message, machine: Machine) -> None:
         if message["type"] == "websocket.receive":
             self._take_data(message, machine)
         elif message["type"] == "websocket.disconnect":
-            self._deaf = True
+            self.deaf = True
             if not self._completing:  # servers say it after our own close, too
                 machine.end(_why_gone(message, self.max_message_size))
         self._listen_for_silence()
@@ -146,10 +142,9 @@ class WebSocketLink(Link):
     def _listen_for_silence(self) -> None:
         """The client has just been heard, or is listened to again."""
         due = math.inf
-        if self.watches_silence and self._open and not (self._is_full() or self._paused):
+        if self.watches_silence and self._open and not (self.is_full() or self._paused):
             due = trio.current_time() + self.receive_timeout
-            if self._listening is not None and due < self._listening.deadline:
-                self._listening.deadline = due
+            self._hearing.look_by(due)
         self._silence_due = due
 
     # -- the handler's side ----------------------------------------------------------------------
@@ -157,23 +152,28 @@ class WebSocketLink(Link):
     @property
     def gone(self) -> bool:
         """Whether the server has said that the connection is gone."""
-        return self._deaf
+        return self.deaf
 
     def take_data(self) -> object:
-        """What the client has sent: the handler starts with it now, and the link reads on."""
+        """What the client has sent: the handler starts with it now; `read_on` follows."""
         assert self._machine is not None
         self._machine.data_ready = False
         data, self._data = self._data, NOTHING
-        if self._room is not None:
-            self._room.set()
         self._listen_for_silence()
         return data
+
+    def read_on(self) -> None:
+        self._hearing.read_on()
+
+    def send_soon(self, message: Message) -> bool:
+        """Send a message without waiting; false where only `write` can."""
+        return self._send_soon is not None and not self.broken and self._send_soon(message)
 
     def regulate(self, *, receive: bool | None, receive_timeout: float | None) -> None:
         """Pause or resume the reading, or change how long the client may be silent from now on."""
         if receive is not None:
             self._paused = not receive
-            if self._machine is not None and self._is_full():
+            if self._machine is not None and self.is_full():
                 self._machine.data_ready = receive
         if receive_timeout is not None:
             self.receive_timeout = receive_timeout
@@ -198,8 +198,19 @@ class WebSocketLink(Link):
     def finished(self) -> None:
         super().finished()
         self._data = NOTHING  # nobody will handle it: what else comes is dropped, too
-        if self._room is not None:
-            self._room.set()
+        self._hearing.read_on()
+
+
+async def drain(receive: Receive) -> None:
+    """Take what the client sends, until it has gone."""
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+async def drain_quietly(receive: Receive) -> None:
+    """The same, in nobody's way."""
+    with suppress(Exception), trio.move_on_after(DRAIN_SECONDS):
+        await drain(receive)
 
 
 class _Meter:

@@ -113,6 +113,9 @@ class WebSocketOutput:
     def next_data(self) -> Received:
         return Received(self._handler.receive, self._link.take_data())
 
+    def data_started(self) -> None:
+        self._link.read_on()
+
     def initialised(self) -> bool:
         self._begin()
         return False
@@ -125,8 +128,11 @@ class WebSocketOutput:
             self._ping(b"")
         self._schedule_ping(now)
 
-    def write(self, now: float) -> Awaitable[object]:
-        return self._link.write(self._messages.popleft(), now)
+    def write(self, now: float) -> Awaitable[object] | None:
+        message = self._messages.popleft()
+        if message["type"] == "websocket.send" and self._link.send_soon(message):
+            return None
+        return self._link.write(message, now)
 
     def written(self, now: float) -> None:
         self._link.written()
@@ -217,7 +223,9 @@ class WebSocketOutput:
         elif self.state is ResponseState.OPEN and ending.close_code is not None:
             self._close(ending.close_code, "")
         while self.pending:
-            await self.write(trio.current_time())
+            waiting = self.write(trio.current_time())
+            if waiting is not None:
+                await waiting
             self.written(trio.current_time())
         if self.state is not ResponseState.DONE:
             self._step(ResponseStep.CUT)

@@ -1,0 +1,213 @@
+"""How a link hears of its client: two ways.
+
+`ByReceive`, under any server: the ASGI call sits in ``receive()``, and the handler has a task of its
+own, in the hub's nursery. The call returns when the handler has ended or a write has overrun its
+time: under a server that shields its writes, that return is what frees a stuck one.
+
+`ByPush`, under a server with the extension ``trioloop.listen``: the server says what comes as soon as
+it comes, so nobody has to sit and wait for it, and the handler lives in the ASGI call itself. A poll
+and a WebSocket's message cost one task switch in place of three.
+
+Law of this file: whatever the way, everything is heard while a callback runs, and a call that is
+cancelled ends its handler with `ShutDown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import trio
+from starlette.types import Message, Receive, Scope
+
+from .._core._alarms import Alarm
+from .._core._errors import ResponseAborted
+from .._core._loop import run_handler
+from .._core._reasons import Disconnected, ShutDown
+
+if TYPE_CHECKING:
+    from .._core._machine import Machine
+    from ._link import Link
+
+LISTEN_EXTENSION: Final = "trioloop.listen"
+"""The scope extension of a server that says by itself what comes, see trioloop/server/_scope.py."""
+FAREWELL_SECONDS: Final = 1.0
+"""How long the ending may take when the server cancels the call without notice."""
+
+
+class Hearing(Protocol):
+    """One of the two ways."""
+
+    resident: bool
+    """Whether the handler lives in the ASGI call."""
+
+    async def attend(self, machine: Machine) -> None:
+        """Be the ASGI call, until the handler has ended.
+
+        Raises:
+            ResponseAborted: the server shall cut the connection.
+        """
+
+    def look_by(self, when: float) -> None:
+        """Have the link look at the clock at this time, or earlier."""
+
+    def read_on(self) -> None:
+        """The link has room again for what the client sends."""
+
+    def finished(self) -> None:
+        """The ending is written."""
+
+    def release(self) -> None:
+        """The call may return."""
+
+
+def hearing_of(link: Link, scope: Scope, receive: Receive) -> Hearing:
+    """The better way that there is."""
+    extensions: Mapping[str, Any] = scope.get("extensions") or {}
+    extension = extensions.get(LISTEN_EXTENSION)
+    if extension is None or not extension["is_own"](receive):
+        return ByReceive(link, receive)  # a middleware wants to see what comes
+    return ByPush(link, extension)
+
+
+class ByReceive:
+    """Hears by ASGI's ``receive``.
+
+    Args:
+        link: who wants to hear.
+        receive: the server's ``receive``.
+    """
+
+    resident = False
+
+    __slots__ = ("_farewell", "_finished", "_link", "_receive", "_released", "_room", "_scope")
+
+    def __init__(self, link: Link, receive: Receive) -> None:
+        self._link = link
+        self._receive = receive
+        self._scope: trio.CancelScope | None = None
+        self._room: trio.Event | None = None
+        self._released = False
+        self._finished = False
+        self._farewell: trio.Event | None = None
+
+    async def attend(self, machine: Machine) -> None:
+        link = self._link
+        try:
+            await self._listen(machine)
+        except Exception:
+            machine.end(Disconnected())
+            raise
+        except BaseException:  # cancelled, perhaps inside of an exception group
+            machine.end(ShutDown())
+            if not (self._finished or link.is_writing):
+                with trio.CancelScope(shield=True) as scope:
+                    scope.deadline = trio.current_time() + FAREWELL_SECONDS
+                    self._farewell = trio.Event()
+                    await self._farewell.wait()
+            machine.cut_off()
+            raise
+        if link.aborted:
+            raise ResponseAborted("the response cannot be completed; the reason has been logged")
+
+    async def _listen(self, machine: Machine) -> None:
+        link = self._link
+        while not machine.entered and machine.reason is None:
+            await trio.lowlevel.checkpoint()  # until init can have begun to read: two at most
+        while not self._released:
+            with trio.CancelScope(deadline=link.next_look()) as self._scope:
+                while True:
+                    if link.deaf:
+                        await trio.sleep_forever()
+                    elif link.is_full():
+                        link.note_full()
+                        self._room = trio.Event()
+                        await self._room.wait()
+                    else:
+                        link.take(await self._receive())
+            if link.look():
+                break
+        await link.linger(self._receive)
+
+    def look_by(self, when: float) -> None:
+        if self._scope is not None and when < self._scope.deadline:
+            self._scope.deadline = when
+
+    def read_on(self) -> None:
+        if self._room is not None:
+            self._room.set()
+
+    def finished(self) -> None:
+        self._finished = True
+        if self._farewell is not None:
+            self._farewell.set()
+
+    def release(self) -> None:
+        self._released = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+
+class ByPush:
+    """Hears from the server, while the handler lives in the ASGI call.
+
+    Args:
+        link: who wants to hear.
+        extension: ``trioloop.listen``.
+    """
+
+    resident = True
+
+    __slots__ = ("_alarm", "_extension", "_link", "_machine", "_resume", "_waits")
+
+    def __init__(self, link: Link, extension: Mapping[str, Any]) -> None:
+        self._link = link
+        self._extension = extension
+        self._machine: Machine | None = None
+        self._alarm: Alarm | None = None
+        self._resume: Callable[[], None] | None = None
+        self._waits = False  # the server, for room
+
+    async def attend(self, machine: Machine) -> None:
+        link = self._link
+        self._machine = machine
+        self._alarm = Alarm(machine.hub.clock, self._look)
+        self._extension["cancelled"](self._end_soon)
+        self._resume = self._extension["listen"](self._take)
+        try:
+            await run_handler(machine)
+        finally:
+            self._alarm.stop()
+        if link.aborted:
+            raise ResponseAborted("the response cannot be completed; the reason has been logged")
+
+    def _take(self, message: Message) -> bool:
+        self._link.take(message)
+        self._waits = self._link.is_full()
+        if self._waits:
+            self._link.note_full()
+        return not self._waits
+
+    def _look(self) -> None:
+        self._link.look()
+        self.look_by(self._link.next_look())
+
+    def _end_soon(self) -> None:
+        assert self._machine is not None
+        self._machine.end(ShutDown())
+        self._link.cut_off_at(trio.current_time() + FAREWELL_SECONDS)
+
+    def look_by(self, when: float) -> None:
+        if self._alarm is not None and when < self._alarm.due:
+            self._alarm.ring_at(when)
+
+    def read_on(self) -> None:
+        if self._waits and self._resume is not None:
+            self._waits = False
+            self._resume()
+
+    def finished(self) -> None:
+        """Nobody waits for it but the call itself."""
+
+    def release(self) -> None:
+        """The call returns by itself."""
