@@ -34,8 +34,6 @@ LINGER_BYTES: Final = 2**20
 """Bytes that are read and thrown away after an answer that came too early."""
 BREATH: Final = 16
 """Writes between two checkpoints of a task whose client takes all of them at once."""
-LOOK_SECONDS: Final = 0.5
-"""Between two looks whether a client has left that has sent more than `MAX_AHEAD`."""
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """The first bytes of HTTP/2 with prior knowledge, as far as they look like HTTP/1 (RFC 9113, 3.4)."""
@@ -272,7 +270,7 @@ class Connection:
     async def look_ahead(self) -> bool:
         """Wait for a sign of the client, without need of its bytes; false when there was none."""
         if len(self.buffer) >= MAX_AHEAD:
-            await trio.sleep(LOOK_SECONDS)
+            await self.transport.wait_for_end()
             if self.transport.has_ended():
                 self.lose("disconnected")
             return True

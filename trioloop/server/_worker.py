@@ -23,11 +23,14 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.trio.worker_context import WorkerContext
 
+from . import _readiness
 from ._access import AccessLog
 from ._connection import Connection
 from ._deadlines import Clock, Group
+from ._epoll_transport import EpollTransport
 from ._head import Head, Headers
 from ._http2 import serve_http2
+from ._readiness import Readiness
 from ._response import chunk, refusal
 from ._scope import Surroundings, address_of
 from ._settings import Settings
@@ -79,6 +82,7 @@ class Worker:
         self.log = config.log
         self.access: AccessLog = AccessLog(config.log)
         self.turns: Turns = Turns()
+        self._readiness = Readiness(self.report) if _readiness.available else None
         self._notice = notice
         self._clock = Clock()
         self._config = config
@@ -102,6 +106,8 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._clock.run)
             nursery.start_soon(self.turns.run)
+            if self._readiness is not None:
+                nursery.start_soon(self._readiness.run)
             nursery.start_soon(self._drain)
 
     @property
@@ -164,11 +170,21 @@ class Worker:
             state=state,
             wait_for_shutdown=self._wait,
         )
-        transport = _transport(stream)
+        transport = self._transport(stream)
         if len(self._connections) >= self.settings.max_connections:
             await self._turn_away(transport)
             return None
         return Connection(self, transport, around)
+
+    def _transport(self, stream: Stream) -> Transport:
+        if isinstance(stream, trio.SSLStream):
+            return TLSTransport(stream)
+        family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
+        sock = socket.socket(family, kind, proto, fileno=stream.socket.detach())
+        sock.setblocking(False)
+        if self._readiness is None:
+            return SocketTransport(sock)
+        return EpollTransport(sock, self._readiness)
 
     async def _speak_http2(
         self, context: WorkerContext, state: dict[str, Any], stream: Stream, first: bytes
@@ -195,6 +211,14 @@ class Worker:
             connection.drain()
 
     # -- what exchanges ask ----------------------------------------------------------------------
+
+    def report(self, error: Exception) -> None:
+        """Log what an application, or a connection, has raised where nobody can await."""
+
+        async def log() -> None:
+            await self.log.exception("Error in ASGI Framework", exc_info=error)
+
+        self.nursery.start_soon(log)
 
     async def count_request(self) -> bool:
         """Tell Hypercorn, which ends a worker after ``max_requests``. Always true."""
@@ -238,15 +262,6 @@ def _pump_seconds() -> float:
     from ._websocket import PUMP_SECONDS
 
     return PUMP_SECONDS
-
-
-def _transport(stream: Stream) -> Transport:
-    if isinstance(stream, trio.SSLStream):
-        return TLSTransport(stream)
-    family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
-    sock = socket.socket(family, kind, proto, fileno=stream.socket.detach())
-    sock.setblocking(False)
-    return SocketTransport(sock)
 
 
 async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
