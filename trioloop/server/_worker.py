@@ -25,6 +25,7 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from . import _readiness
 from ._access import AccessLog
+from ._cancellation import Cancellation
 from ._connection import Connection
 from ._deadlines import Clock, Group
 from ._epoll_transport import EpollTransport
@@ -66,6 +67,7 @@ class Worker:
         log: Hypercorn's logger.
         access: the access log.
         turns: writes at the end of a turn.
+        cancellation: what is called when connections are cancelled.
         idle: deadlines of connections without a request.
         heads: ... whose request is coming.
         bodies: ... whose request's body is coming.
@@ -83,6 +85,7 @@ class Worker:
         self.access: AccessLog = AccessLog(config.log)
         self.turns: Turns = Turns()
         self._readiness = Readiness(self.report) if _readiness.available else None
+        self.cancellation: Cancellation = Cancellation(self.report)
         self._notice = notice
         self._clock = Clock()
         self._config = config
@@ -131,6 +134,7 @@ class Worker:
         if self._context is None:
             self._context = context
             self.nursery.start_soon(self._note_the_end, context)
+            self.cancellation.happens_with(trio.lowlevel.current_task().parent_nursery)
         connection: Connection | None = None
         try:
             connection = await self._begin(context, state, stream)
@@ -207,6 +211,7 @@ class Worker:
 
     async def _drain(self) -> None:
         await self._notice.wait()
+        self.cancellation.drain()
         for connection in list(self._connections):
             connection.drain()
 
@@ -216,7 +221,7 @@ class Worker:
         """Log what an application, or a connection, has raised where nobody can await."""
 
         async def log() -> None:
-            await self.log.exception("Error in ASGI Framework", exc_info=error)
+            await self.log.error("Error in ASGI Framework", exc_info=error)
 
         self.nursery.start_soon(log)
 
