@@ -374,27 +374,36 @@ class Connection:
         if self._slow is None:
             self._slow = trio.Lock()
         lock = self._slow
-        async with lock:
-            if self.lost:
-                raise ClientGone(f"the client is gone: {self.lost}")
-            data = b"".join([*self._take_pending(), data])
-            done = not data
-            try:
-                if data:
-                    await self.transport.send_rest(data, self.worker.settings.send_timeout)
-                done = True
-            except SendTimedOut:
-                self.lose("timed-out")
-                raise
-            finally:
-                if not done:  # some of it may have been written: nobody can go on from there
-                    self.lose("disconnected")
+        if lock.locked():
+            await lock.acquire()
+        else:  # perhaps a part has been written: here is no place to be cancelled
+            lock.acquire_nowait()
+        try:
+            await self._write_alone(data)
+        finally:
+            lock.release()
         if not lock.locked():
             self._slow = None
             if self._pending:
                 self.worker.turns.add(self)
             if self.listener is not None:  # it may have waited for room
                 self.listener.advance()
+
+    async def _write_alone(self, data: bytes) -> None:
+        if self.lost:
+            raise ClientGone(f"the client is gone: {self.lost}")
+        data = b"".join([*self._take_pending(), data])
+        done = not data
+        try:
+            if data:
+                await self.transport.send_rest(data, self.worker.settings.send_timeout)
+            done = True
+        except SendTimedOut:
+            self.lose("timed-out")
+            raise
+        finally:
+            if not done:  # some of it may have been written: nobody can go on from there
+                self.lose("disconnected")
 
     def write_nowait(self, data: bytes) -> bool:
         """Write at once; what the client does not take just now is written when it does.

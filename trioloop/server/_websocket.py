@@ -120,7 +120,6 @@ class WebSocket:
         finally:
             self._end_listening()
             worker.pings.stop(self)
-            worker.pumps.stop(self)
             if ended == "shut-down":
                 self._say_goodbye()
             if worker.access.enabled:
@@ -292,7 +291,9 @@ class WebSocket:
     def _end_listening(self) -> None:
         self._over = True
         self._connection.end_listening()
-        self._connection.worker.cancellation.remove(self)
+        worker = self._connection.worker
+        worker.cancellation.remove(self)
+        worker.pumps.stop(self)
 
     def next_message(self) -> dict[str, Any] | None:
         """What ``receive`` would return of what is here, see `Source`."""
