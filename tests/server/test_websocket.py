@@ -75,6 +75,7 @@ async def test_the_scope_of_a_websocket():
     assert scope["subprotocols"] == ["a", "b", "c"]
     assert "method" not in scope
     assert scope["extensions"].keys() == {
+        "trioloop.listen",
         "trioloop.shutdown",
         "trioloop.websocket",
         "websocket.http.response",

@@ -5,6 +5,7 @@ The laws of this file:
 * One task serves a connection. It reads only when somebody wants to know something of the client,
   so what nobody wants stays with the system, and the client is slowed down.
 * Requests are answered in their order; the next is parsed when the last is answered.
+* What a request leaves in the context of its task is gone with it.
 * A connection that is lost stays lost: whoever uses it from then on gets an `OSError`.
 * Nothing that happens here leaves `run` but cancellation and what ends the whole process.
 """
@@ -23,6 +24,7 @@ from ._transport import ClientGone, Interrupted, SendTimedOut, Transport
 from ._websocket import WebSocket
 
 if TYPE_CHECKING:
+    from ._listening import Listener
     from ._scope import Surroundings
     from ._worker import Worker
 
@@ -34,8 +36,6 @@ LINGER_BYTES: Final = 2**20
 """Bytes that are read and thrown away after an answer that came too early."""
 BREATH: Final = 16
 """Writes between two checkpoints of a task whose client takes all of them at once."""
-LOOK_SECONDS: Final = 0.5
-"""Between two looks whether a client has left that has sent more than `MAX_AHEAD`."""
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\n"
 """The first bytes of HTTP/2 with prior knowledge, as far as they look like HTTP/1 (RFC 9113, 3.4)."""
@@ -51,6 +51,7 @@ class Connection:
 
     Attributes:
         buffer: bytes that were read and not used.
+        listener: who is given what comes, if the application listens.
         lost: why the client cannot be reached any more, for the access log; empty while it can.
         receiving: whether somebody waits for a sign of the client.
         requests: how many have come.
@@ -66,6 +67,7 @@ class Connection:
         "_writes",
         "around",
         "buffer",
+        "listener",
         "lost",
         "receiving",
         "requests",
@@ -78,6 +80,7 @@ class Connection:
         self.transport: Transport = transport
         self.around: Surroundings = around
         self.buffer: bytearray = bytearray()
+        self.listener: Listener | None = None
         self.lost: str = ""
         self.requests: int = 0
         self.receiving: bool = False
@@ -97,11 +100,15 @@ class Connection:
             transport is still open.
         """
         http2 = False
+        task = trio.lowlevel.current_task()
+        pristine = task.context.copy()
         try:
             while True:
                 request = await self._next_request()
                 if request is None or not await request.serve():
                     break
+                # Before the next one this task has been switched, which is when it takes effect.
+                task.context = pristine.copy()
             http2 = self.buffer.startswith(HTTP2_PREFACE)
             if not http2:
                 await self.transport.aclose()
@@ -225,7 +232,10 @@ class Connection:
     def expire(self) -> None:
         """A deadline has come: of keep-alive, of a head, of a body."""
         self._expired = True
-        self.transport.interrupt()
+        if self.listener is not None:
+            self.listener.expire()
+        else:
+            self.transport.interrupt()
 
     def drain(self) -> None:
         """The server goes down: do not wait for another request."""
@@ -271,10 +281,9 @@ class Connection:
 
     async def look_ahead(self) -> bool:
         """Wait for a sign of the client, without need of its bytes; false when there was none."""
-        if len(self.buffer) >= MAX_AHEAD:
-            await trio.sleep(LOOK_SECONDS)
-            if self.transport.has_ended():
-                self.lose("disconnected")
+        if self.is_far_ahead:
+            await self.transport.wait_for_end()
+            self.note_end()
             return True
         try:
             data = await self.transport.receive()
@@ -285,13 +294,47 @@ class Connection:
         self.buffer += data
         return True
 
+    @property
+    def is_far_ahead(self) -> bool:
+        """Whether enough has been read that nobody has asked for."""
+        return len(self.buffer) >= MAX_AHEAD
+
+    def read_nowait(self) -> bool:
+        """Read what has come; false when that is nothing."""
+        data = self.transport.receive_nowait()
+        if data is None:
+            return False
+        if not data:
+            self.lose("disconnected")
+        self.buffer += data
+        return True
+
+    def note_end(self) -> bool:
+        """Look whether the client has left behind what is unread."""
+        ended = self.transport.has_ended()
+        if ended:
+            self.lose("disconnected")
+        return ended
+
     def lose(self, why: str) -> None:
         """Give the client up."""
         if not self.lost:
             self.lost = why
             self._pending.clear()
             self._pending_size = 0
+        self.wake()
+
+    def wake(self) -> None:
+        """Have whoever waits for a sign of the client look whether there is still any to come."""
         self.transport.interrupt()
+        if self.listener is not None:
+            self.listener.advance()
+
+    def end_listening(self) -> None:
+        """The application has returned: nothing is given to it any more."""
+        if self.listener is not None:
+            self.listener.end()
+            self.listener = None
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -304,7 +347,9 @@ class Connection:
         if self.lost:
             await trio.lowlevel.checkpoint()
             raise ClientGone(f"the client is gone: {self.lost}")
-        if self._slow is None and not self._pending:
+        if self._slow is None:
+            if self._pending:
+                data = b"".join([*self._take_pending(), data])
             try:
                 taken = self.transport.send_nowait(data)
             except ClientGone:
@@ -329,25 +374,36 @@ class Connection:
         if self._slow is None:
             self._slow = trio.Lock()
         lock = self._slow
-        async with lock:
-            if self.lost:
-                raise ClientGone(f"the client is gone: {self.lost}")
-            data = b"".join([*self._take_pending(), data])
-            done = not data
-            try:
-                if data:
-                    await self.transport.send_rest(data, self.worker.settings.send_timeout)
-                done = True
-            except SendTimedOut:
-                self.lose("timed-out")
-                raise
-            finally:
-                if not done:  # some of it may have been written: nobody can go on from there
-                    self.lose("disconnected")
+        if lock.locked():
+            await lock.acquire()
+        else:  # perhaps a part has been written: here is no place to be cancelled
+            lock.acquire_nowait()
+        try:
+            await self._write_alone(data)
+        finally:
+            lock.release()
         if not lock.locked():
             self._slow = None
             if self._pending:
                 self.worker.turns.add(self)
+            if self.listener is not None:  # it may have waited for room
+                self.listener.advance()
+
+    async def _write_alone(self, data: bytes) -> None:
+        if self.lost:
+            raise ClientGone(f"the client is gone: {self.lost}")
+        data = b"".join([*self._take_pending(), data])
+        done = not data
+        try:
+            if data:
+                await self.transport.send_rest(data, self.worker.settings.send_timeout)
+            done = True
+        except SendTimedOut:
+            self.lose("timed-out")
+            raise
+        finally:
+            if not done:  # some of it may have been written: nobody can go on from there
+                self.lose("disconnected")
 
     def write_nowait(self, data: bytes) -> bool:
         """Write at once; what the client does not take just now is written when it does.
@@ -375,14 +431,36 @@ class Connection:
         Returns:
             False when the client is gone or too slow for that, and nothing was taken.
         """
-        size = self._pending_size + len(data)
-        if self.lost or size > MAX_PENDING:
+        if self.lost or self._pending_size + len(data) > MAX_PENDING:
             return False
-        if not self._pending and self._slow is None:
-            self.worker.turns.add(self)
-        self._pending.append(data)
-        self._pending_size = size
+        self.append(data)
         return True
+
+    def append(self, data: bytes) -> None:
+        """Do as `write_later` does, however much waits already: whoever does that bounds it."""
+        if not self.lost:
+            if not self._pending and self._slow is None:
+                self.worker.turns.add(self)
+            self._pending.append(data)
+            self._pending_size += len(data)
+
+    def make_room(self, size: int) -> bool:
+        """Whether a client that is not slow can be written so much at the end of the turn."""
+        if self.lost or self._slow is not None or size > MAX_PENDING:
+            return False
+        if self._pending_size + size > MAX_PENDING:
+            self.flush()
+        return not self.lost and self._slow is None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether something waits for the client to take it."""
+        return self._slow is not None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether answers to what is read now can be appended."""
+        return self._pending_size <= MAX_PENDING // 2
 
     def _take_pending(self) -> list[bytes]:
         pending, self._pending = self._pending, []

@@ -12,14 +12,16 @@ The laws of this file:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from ._body import Body, body_of
 from ._head import BadRequest, Head
+from ._listening import Listener, Take
 from ._response import CONTINUE, Framing, Response, refusal
-from ._scope import WRITE, Scope, http_scope
+from ._scope import LISTEN, WRITE, Scope, http_scope
 from ._transport import ClientGone, says_client_gone
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Exchange:
         "_flushed",
         "_head",
         "_keep_alive",
+        "_over",
         "_refused",
         "_response",
         "_scope",
@@ -63,6 +66,7 @@ class Exchange:
         self._complete = False
         self._refused = False  # the request turned out to be malformed
         self._keep_alive = False
+        self._over = False  # the application has returned
         self._started_at = time.perf_counter() if connection.worker.access.enabled else 0.0
         self._scope = self._make_scope()
 
@@ -74,8 +78,17 @@ class Exchange:
         def write_soon(body: bytes) -> bool:
             return self.write_soon(body)
 
+        def listen(take: Take) -> Callable[[], None]:
+            return self.listen(take)
+
+        def cancelled(function: Callable[[], object]) -> None:
+            self.tell_cancelled(function)
+
         scope = http_scope(self._head, self._connection.around)
-        scope["extensions"][WRITE] = {"write_nowait": write_nowait, "write_soon": write_soon}
+        extensions = scope["extensions"]
+        extensions[WRITE] = {"write_nowait": write_nowait, "write_soon": write_soon}
+        if self._connection.transport.can_push:
+            extensions[LISTEN] = {"listen": listen, "cancelled": cancelled}
         return scope
 
     async def serve(self) -> bool:
@@ -98,6 +111,10 @@ class Exchange:
                     await worker.log.exception("Error in ASGI Framework")
                 if rest is not None:
                     raise rest from None
+            finally:
+                self._over = True
+                self._connection.end_listening()
+                worker.cancellation.remove(self)
             ended = await self._conclude()
         finally:
             if worker.access.enabled:
@@ -172,6 +189,8 @@ class Exchange:
     async def receive(self) -> dict[str, Any]:
         """ASGI's ``receive``."""
         connection = self._connection
+        if connection.listener is not None:
+            raise RuntimeError("the application listens: it cannot receive, too")
         if connection.receiving:
             await connection.wait_for_other_receivers()
         connection.receiving = True
@@ -215,6 +234,80 @@ class Exchange:
         await connection.worker.log.debug("Refused with %d: %s", refused.status, refused)
         if not self._flushed:
             await self._answer(refused.status)
+        self._refused = True
+        connection.lose("refused")
+
+    # -- the request, for whoever listens --------------------------------------------------------
+
+    def listen(self, take: Take) -> Callable[[], None]:
+        """Give what ``receive`` would return to a function, see ``_scope.py``."""
+        if self._over:
+            raise RuntimeError("the request is over")
+        listener = Listener(self._connection, self, take)
+        listener.begin()
+        return listener.resume
+
+    def tell_cancelled(self, function: Callable[[], object]) -> None:
+        """Call this before the request is cancelled, see ``_scope.py``."""
+        if not self._over:
+            self._connection.worker.cancellation.add(self, function)
+
+    def next_message(self) -> dict[str, Any] | None:
+        """A piece of the body, or that it is over, see `Source`."""
+        connection, body = self._connection, self._body
+        if connection.lost or self._complete:
+            return self.disconnect_message()
+        if self._told_body:
+            return None
+        try:
+            data = body.take(connection.buffer)
+        except BadRequest as refused:
+            self._refuse_nowait(refused)
+            return self.disconnect_message()
+        if data or body.complete:
+            self._told_body = body.complete
+            connection.worker.bodies.stop(connection)
+            return {"type": "http.request", "body": data, "more_body": not body.complete}
+        if self._head.expects_continue and not self._flushed:
+            self._head.expects_continue = False
+            connection.append(CONTINUE)
+        return None
+
+    def urgent_message(self) -> dict[str, Any] | None:
+        """That it is over, whatever is unread."""
+        connection = self._connection
+        connection.note_end()
+        return self.disconnect_message() if connection.lost or self._complete else None
+
+    def read_nowait(self) -> bool:
+        """Read some of the body; or of what follows, to see behind it whether the client leaves."""
+        connection = self._connection
+        if self._told_body and connection.is_far_ahead:
+            return connection.note_end()
+        read = connection.read_nowait()
+        if not read and not self._told_body:
+            connection.worker.bodies.start(connection)
+        return read
+
+    def pause(self) -> None:
+        """Nobody waits for the body."""
+        self._connection.worker.bodies.stop(self._connection)
+
+    def expire(self) -> None:
+        """The body took too long."""
+        self._refuse_nowait(BadRequest(408, "a body that took too long"))
+
+    def disconnect_message(self) -> dict[str, Any]:
+        """That it is over."""
+        return {"type": "http.disconnect"}
+
+    def _refuse_nowait(self, refused: BadRequest) -> None:
+        connection, worker = self._connection, self._connection.worker
+        worker.nursery.start_soon(worker.log.debug, f"Refused with {refused.status}: {refused}")
+        if not self._flushed:
+            self._response = Response(refused.status, [(b"content-length", b"0")], "GET", "1.1")
+            self._complete = self._flushed = True
+            connection.write_nowait(refusal(refused.status, worker.default_headers()))
         self._refused = True
         connection.lose("refused")
 
@@ -283,7 +376,7 @@ class Exchange:
         if data:
             await self._connection.write(data)
         self._complete = True
-        self._connection.transport.interrupt()
+        self._connection.wake()
 
     def _started(self) -> Response:
         if self._response is None:
@@ -328,10 +421,11 @@ class Exchange:
         if not self._takes(body):
             return False
         connection = self._connection
-        taken = connection.write_later(connection.worker.framed(body))
-        if taken:
-            self._started().sent += len(body)
-        return taken
+        if not connection.make_room(len(body)):
+            return False
+        connection.append(connection.worker.framed(body))
+        self._started().sent += len(body)
+        return True
 
     def _takes(self, body: bytes) -> bool:
         if self._connection.lost:

@@ -212,9 +212,12 @@ class Frames:
     def encode(self, data: str | bytes) -> bytes:
         """A message as bytes."""
         if isinstance(data, str):
-            opcode, payload = _TEXT, data.encode()
-        else:
-            opcode, payload = _BINARY, bytes(data)
+            return self.encode_payload(data.encode(), is_text=True)
+        return self.encode_payload(bytes(data), is_text=False)
+
+    def encode_payload(self, payload: bytes, *, is_text: bool) -> bytes:
+        """A message as bytes, from its bytes."""
+        opcode = _TEXT if is_text else _BINARY
         if not self._plain:
             send = self._protocol.send_text if opcode == _TEXT else self._protocol.send_binary
             send(payload)

@@ -12,14 +12,42 @@ All that the library (or any application) can get from this server beyond ASGI i
 
     * ``write_nowait(body: bytes) -> bool`` writes at once.
     * ``write_soon(body: bytes) -> bool`` writes at the end of the scheduler's turn, together with
-      what else is written in it; while the client takes nothing, at most 64 KiB wait for it.
+      what else is written in it.
 
-    False when the client has gone, or is too slow for that, or the piece is larger than 64 KiB:
-    then nothing was taken, and ``send`` can wait for the client. `RuntimeError` where the response
+    False when the client has gone, or has not taken yet what was written before, or the piece is
+    larger than 64 KiB: then nothing was taken, and ``send`` can wait for the client. `RuntimeError` where the response
     has not started, is complete or has a ``content-length``.
 
+``scope["extensions"]["trioloop.listen"]``, ``http`` and ``websocket``, where the socket allows it
+    (Linux, without TLS, not over HTTP/2). Two functions, for an application that wants to be told
+    what comes instead of having a task wait in ``receive``:
+
+    * ``listen(take) -> resume``: from now on nobody calls ``receive``; what it would return is given
+      to ``take(message) -> bool``, synchronously and as soon as it comes, in whichever task brings
+      it. What is there already is given before ``listen`` returns, and that a request has no body,
+      too. ``take`` may call whatever does not wait.
+    * ``take`` returns false for "no more until ``resume()``" (which may be called inside of ``take``,
+      too, and then counts). Until then nothing is taken from the client, so that it is slowed down.
+      Of a request it is still told at once that the client has gone, whatever is unread; of a
+      WebSocket nothing is known that comes behind the message. ``resume`` may give what is there
+      before it returns.
+    * Behind ``http.disconnect`` and ``websocket.disconnect`` nothing follows, nor when the
+      application has returned. After a complete response there is an ``http.disconnect``, as from
+      ``receive``; it comes inside of the ``send`` that completes it. A `take` that raises loses its
+      connection, is told that, and the error is logged.
+    * ``cancelled(function)`` has a function called, without arguments, when the worker cancels what
+      is left at the end of its grace (or is cancelled itself): synchronously, before any of what is
+      cancelled runs on. For an application that is shielded, and has to end by itself. It must not
+      wait; a second function takes the place of the first.
+
 ``scope["extensions"]["trioloop.websocket"]``, ``websocket`` only
-    Its presence says that the server understands more messages than ASGI has:
+    Its presence says that the server understands more messages than ASGI has, and it has a
+    function:
+
+    * ``send_soon(message) -> bool`` sends a ``websocket.send`` or ``websocket.ping`` at the end of
+      the scheduler's turn, from any task and without a task switch. False when the client has gone,
+      or has not taken yet what was written before, or the WebSocket is not open, or the message is
+      larger than 64 KiB: then nothing was taken, and ``send`` can wait for the client.
 
     * ``send({"type": "websocket.ping", "bytes": data})`` sends a ping of at most 125 bytes (RFC
       6455, 5.5.2).
@@ -57,6 +85,7 @@ Address: TypeAlias = tuple[str, int] | None
 
 SHUTDOWN: Final = "trioloop.shutdown"
 WRITE: Final = "trioloop.write"
+LISTEN: Final = "trioloop.listen"
 WEBSOCKET: Final = "trioloop.websocket"
 
 
@@ -122,7 +151,6 @@ def websocket_scope(head: Head, around: Surroundings, subprotocols: list[str]) -
     scope["scheme"] = "wss" if around.tls else "ws"
     scope["subprotocols"] = subprotocols
     scope["extensions"]["websocket.http.response"] = {}
-    scope["extensions"][WEBSOCKET] = {}
     return scope
 
 

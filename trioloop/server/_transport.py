@@ -16,6 +16,7 @@ import select
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol, cast
 
@@ -27,6 +28,7 @@ RECEIVE_SIZE: Final = 64 * 1024
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, for 0 s
 _HANG_UP: Final = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere it is seen by reading only
 _CLOSE_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.5  # between two looks whether a client has left, where nobody says so
 
 
 class ClientGone(ConnectionError):
@@ -54,7 +56,21 @@ def says_client_gone(error: BaseException | None) -> bool:
 
 
 class Transport(Protocol):
-    """What a connection reads from and writes to."""
+    """What a connection reads from and writes to.
+
+    Attributes:
+        can_push: whether `watch` works.
+    """
+
+    can_push: bool
+
+    def watch(self, tell: Callable[[], None] | None) -> None:
+        """Have a function called whenever something may have come, instead of `receive`."""
+        raise NotImplementedError
+
+    def watch_again(self) -> None:
+        """Have that function called in the next turn, so that others have theirs."""
+        raise NotImplementedError
 
     async def receive(self) -> bytes:
         """Wait for bytes.
@@ -77,6 +93,10 @@ class Transport(Protocol):
 
     def has_ended(self) -> bool:
         """Whether the client has said that it sends nothing more, behind whatever is unread."""
+        raise NotImplementedError
+
+    async def wait_for_end(self) -> None:
+        """Wait until `has_ended` may have changed, or `interrupt` was called."""
         raise NotImplementedError
 
     def send_nowait(self, data: bytes) -> int:
@@ -133,10 +153,18 @@ class SocketTransport:
 
     __slots__ = ("_closed", "_reading", "_sock")
 
+    can_push = False
+
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._closed = False
         self._reading = False
+
+    def watch(self, tell: Callable[[], None] | None) -> None:
+        raise NotImplementedError
+
+    def watch_again(self) -> None:
+        raise NotImplementedError
 
     async def receive(self) -> bytes:
         self._reading = True
@@ -175,6 +203,9 @@ class SocketTransport:
         poll = select.poll()
         poll.register(self._sock, _HANG_UP)
         return bool(poll.poll(0))
+
+    async def wait_for_end(self) -> None:
+        await trio.sleep(_LOOK_SECONDS)
 
     def send_nowait(self, data: bytes) -> int:
         try:
@@ -246,10 +277,18 @@ class TLSTransport:
 
     __slots__ = ("_closed", "_reading", "_stream")
 
+    can_push = False
+
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self._stream = stream
         self._closed = False
         self._reading: trio.CancelScope | None = None
+
+    def watch(self, tell: Callable[[], None] | None) -> None:
+        raise NotImplementedError
+
+    def watch_again(self) -> None:
+        raise NotImplementedError
 
     async def receive(self) -> bytes:
         self._reading = trio.CancelScope()
@@ -271,6 +310,9 @@ class TLSTransport:
 
     def has_ended(self) -> bool:
         return self._closed
+
+    async def wait_for_end(self) -> None:
+        await trio.sleep(_LOOK_SECONDS)
 
     def send_nowait(self, data: bytes) -> int:
         if self._closed:

@@ -12,6 +12,7 @@ The laws of this file:
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,8 +21,9 @@ import trio
 from ._frames import Frames
 from ._handshake import Handshake
 from ._head import Head
+from ._listening import Listener, Take
 from ._response import Response, refusal
-from ._scope import Scope, websocket_scope
+from ._scope import LISTEN, WEBSOCKET, Scope, websocket_scope
 from ._transport import ClientGone, Interrupted, says_client_gone
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class WebSocket:
         "_handshake",
         "_head",
         "_missed",
+        "_over",
         "_response",
         "_scope",
         "_sent",
@@ -72,8 +75,8 @@ class WebSocket:
         self._connection = connection
         self._handshake: Handshake | None = Handshake(head)
         subprotocols = self._handshake.subprotocols
-        self._scope: Scope = websocket_scope(head, connection.around, list(subprotocols))
         self._head = head
+        self._scope = self._make_scope(list(subprotocols))
         self._state = State.CONNECTING
         self._frames: Frames | None = None  # until it is accepted
         self._response: Response | None = None  # of a refusal
@@ -82,6 +85,24 @@ class WebSocket:
         self._watched = False  # somebody will look whether the application is busy
         self._sent = 0
         self._started_at = time.perf_counter() if connection.worker.access.enabled else 0.0
+        self._over = False  # the application has returned
+
+    def _make_scope(self, subprotocols: list[str]) -> Scope:
+        # Functions, for a copy of the scope would copy what a method is bound to.
+        def send_soon(message: dict[str, Any]) -> bool:
+            return self.send_soon(message)
+
+        def listen(take: Take) -> Callable[[], None]:
+            return self.listen(take)
+
+        def cancelled(function: Callable[[], object]) -> None:
+            self.tell_cancelled(function)
+
+        scope = websocket_scope(self._head, self._connection.around, subprotocols)
+        scope["extensions"][WEBSOCKET] = {"send_soon": send_soon}
+        if self._connection.transport.can_push:
+            scope["extensions"][LISTEN] = {"listen": listen, "cancelled": cancelled}
+        return scope
 
     async def serve(self) -> bool:
         """Let the application serve it, to its end; false, for that is the connection's, too."""
@@ -91,18 +112,20 @@ class WebSocket:
         try:
             if worker.serves_host(self._head):
                 crashed = not await self._call_application()
+                self._end_listening()
             else:
                 await self._refuse(404)
             await self._conclude(crashed=crashed)
             ended = self._how_it_ended()
         finally:
+            self._end_listening()
             worker.pings.stop(self)
-            worker.pumps.stop(self)
             if ended == "shut-down":
                 self._say_goodbye()
             if worker.access.enabled:
                 await self._log(ended)
             connection.lose("closed")
+            self._scope = {}  # it leads back here: without this, only the collector would free both
         return False
 
     async def _call_application(self) -> bool:
@@ -192,6 +215,8 @@ class WebSocket:
 
     async def receive(self) -> dict[str, Any]:
         """ASGI's ``receive``."""
+        if self._connection.listener is not None:
+            raise RuntimeError("the application listens: it cannot receive, too")
         if not self._told_connect:
             self._told_connect = True
             return {"type": "websocket.connect"}
@@ -206,11 +231,9 @@ class WebSocket:
                 return await self._next_message(self._frames)
         finally:
             connection.end_receiving()
-            if not self._watched and self._state is State.OPEN and not connection.lost:
-                self._watched = True
-                connection.worker.pumps.start(self)
+            self.pause()
         await trio.lowlevel.checkpoint()
-        return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+        return self.disconnect_message()
 
     async def _next_message(self, frames: Frames) -> dict[str, Any]:
         connection = self._connection
@@ -250,20 +273,100 @@ class WebSocket:
             except ClientGone:
                 frames.feed_end()
 
+    # -- what comes, for whoever listens ---------------------------------------------------------
+
+    def listen(self, take: Take) -> Callable[[], None]:
+        """Give what ``receive`` would return to a function, see ``_scope.py``."""
+        if self._over:
+            raise RuntimeError("the WebSocket is over")
+        listener = Listener(self._connection, self, take)
+        listener.begin()
+        return listener.resume
+
+    def tell_cancelled(self, function: Callable[[], object]) -> None:
+        """Call this before the call is cancelled, see ``_scope.py``."""
+        if not self._over:
+            self._connection.worker.cancellation.add(self, function)
+
+    def _end_listening(self) -> None:
+        self._over = True
+        self._connection.end_listening()
+        worker = self._connection.worker
+        worker.cancellation.remove(self)
+        worker.pumps.stop(self)
+
+    def next_message(self) -> dict[str, Any] | None:
+        """What ``receive`` would return of what is here, see `Source`."""
+        connection, frames = self._connection, self._frames
+        if not self._told_connect:
+            self._told_connect = True
+            return {"type": "websocket.connect"}
+        if frames is None:
+            gone = connection.lost or self._state is not State.CONNECTING
+            return self.disconnect_message() if gone else None
+        if not frames.inbox and connection.buffer:
+            self._feed(frames)
+        if frames.inbox:
+            return frames.inbox.popleft()
+        if frames.closed and connection.is_slow and not connection.lost:
+            return None  # until it has taken our closing frame
+        if frames.closed or connection.lost:
+            connection.lose("disconnected")
+            return self.disconnect_message()
+        return None
+
+    def _feed(self, frames: Frames) -> None:
+        frames.feed(self._connection.buffer)
+        replies = frames.take_replies()
+        if replies:
+            self._connection.append(replies)
+            if frames.closed:
+                self._connection.flush()
+
+    def urgent_message(self) -> dict[str, Any] | None:
+        """Nothing: what comes behind a message is not known before it has been taken."""
+        return None
+
+    def read_nowait(self) -> bool:
+        """Read some frames; or what comes before the WebSocket is accepted."""
+        connection, frames = self._connection, self._frames
+        if frames is None:
+            return connection.note_end() if connection.is_far_ahead else connection.read_nowait()
+        if frames.closed or not connection.has_room:
+            return False
+        read = connection.read_nowait()
+        if connection.lost:
+            frames.feed_end()
+        return read
+
+    def pause(self) -> None:
+        """Nobody reads: soon somebody has to look whether there are pings."""
+        if not self._watched and self._state is State.OPEN and not self._connection.lost:
+            self._watched = True
+            self._connection.worker.pumps.start(self)
+
+    def expire(self) -> None:
+        """Frames have no deadline."""
+
+    def disconnect_message(self) -> dict[str, Any]:
+        """That it is over."""
+        if self._frames is not None:
+            return self._frames.disconnect_message()
+        return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+
+    # -- by the clock ----------------------------------------------------------------------------
+
     def pump(self) -> None:
         """Read ahead for an application that is busy; a client may be waiting for a pong."""
         connection, frames = self._connection, self._frames
         self._watched = False
         if frames is None or connection.lost or frames.closed or connection.receiving:
             return
-        if not frames.inbox and not connection.buffer:
+        if not frames.inbox and not connection.buffer and connection.has_room:
             data = connection.transport.receive_nowait()
             if data:
                 connection.buffer += data
-                frames.feed(connection.buffer)
-                replies = frames.take_replies()
-                if replies:
-                    connection.write_later(replies)
+                self._feed(frames)
             elif data is not None:
                 frames.feed_end()
                 connection.lose("disconnected")
@@ -332,6 +435,28 @@ class WebSocket:
         self._sent += len(data)
         await self._connection.write(data)
 
+    def send_soon(self, message: dict[str, Any]) -> bool:
+        """Write a message at the end of the turn, see ``_scope.py``."""
+        connection, frames = self._connection, self._frames
+        if frames is None or frames.closed or self._state is not State.OPEN:
+            return False
+        kind = message["type"]
+        if kind not in ("websocket.send", "websocket.ping"):
+            raise RuntimeError(f"{kind!r} cannot be sent soon")
+        text = message.get("text")
+        payload: bytes = bytes(message.get("bytes") or b"") if text is None else text.encode()
+        # Before it is encoded: a compressed message that is not sent would spoil what follows.
+        if not connection.make_room(len(payload)):
+            return False
+        if kind == "websocket.ping":
+            frames.tells_pongs = True
+            data = frames.encode_ping(payload)
+        else:
+            data = frames.encode_payload(payload, is_text=text is not None)
+            self._sent += len(data)
+        connection.append(data)
+        return True
+
     async def _accept(self, message: dict[str, Any]) -> None:
         connection, worker, handshake = self._connection, self._connection.worker, self._handshake
         assert handshake is not None
@@ -351,9 +476,9 @@ class WebSocket:
         self._frames = Frames(limit, extension)
         self._frames.tells_pongs = tells_pongs
         self._state = State.OPEN
-        connection.transport.interrupt()  # who waits for a sign of the client, waits for frames now
         worker.pings.start(self)
         await connection.write(answer)
+        connection.wake()  # behind the answer: frames that came early may have to be answered
 
     async def _close(self, code: int, reason: str) -> None:
         assert self._frames is not None

@@ -23,11 +23,15 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.trio.worker_context import WorkerContext
 
+from . import _readiness
 from ._access import AccessLog
+from ._cancellation import Cancellation
 from ._connection import Connection
 from ._deadlines import Clock, Group
+from ._epoll_transport import EpollTransport
 from ._head import Head, Headers
 from ._http2 import serve_http2
+from ._readiness import Readiness
 from ._response import chunk, refusal
 from ._scope import Surroundings, address_of
 from ._settings import Settings
@@ -63,6 +67,7 @@ class Worker:
         log: Hypercorn's logger.
         access: the access log.
         turns: writes at the end of a turn.
+        cancellation: what is called when connections are cancelled.
         idle: deadlines of connections without a request.
         heads: ... whose request is coming.
         bodies: ... whose request's body is coming.
@@ -79,6 +84,8 @@ class Worker:
         self.log = config.log
         self.access: AccessLog = AccessLog(config.log)
         self.turns: Turns = Turns()
+        self._readiness = Readiness(self.report) if _readiness.available else None
+        self.cancellation: Cancellation = Cancellation(self.report)
         self._notice = notice
         self._clock = Clock()
         self._config = config
@@ -102,6 +109,8 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._clock.run)
             nursery.start_soon(self.turns.run)
+            if self._readiness is not None:
+                nursery.start_soon(self._readiness.run)
             nursery.start_soon(self._drain)
 
     @property
@@ -125,6 +134,7 @@ class Worker:
         if self._context is None:
             self._context = context
             self.nursery.start_soon(self._note_the_end, context)
+            self.cancellation.happens_with(trio.lowlevel.current_task().parent_nursery)
         connection: Connection | None = None
         try:
             connection = await self._begin(context, state, stream)
@@ -164,11 +174,21 @@ class Worker:
             state=state,
             wait_for_shutdown=self._wait,
         )
-        transport = _transport(stream)
+        transport = self._transport(stream)
         if len(self._connections) >= self.settings.max_connections:
             await self._turn_away(transport)
             return None
         return Connection(self, transport, around)
+
+    def _transport(self, stream: Stream) -> Transport:
+        if isinstance(stream, trio.SSLStream):
+            return TLSTransport(stream)
+        family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
+        sock = socket.socket(family, kind, proto, fileno=stream.socket.detach())
+        sock.setblocking(False)
+        if self._readiness is None:
+            return SocketTransport(sock)
+        return EpollTransport(sock, self._readiness)
 
     async def _speak_http2(
         self, context: WorkerContext, state: dict[str, Any], stream: Stream, first: bytes
@@ -191,10 +211,19 @@ class Worker:
 
     async def _drain(self) -> None:
         await self._notice.wait()
+        self.cancellation.drain()
         for connection in list(self._connections):
             connection.drain()
 
     # -- what exchanges ask ----------------------------------------------------------------------
+
+    def report(self, error: Exception) -> None:
+        """Log what an application, or a connection, has raised where nobody can await."""
+
+        async def log() -> None:
+            await self.log.error("Error in ASGI Framework", exc_info=error)
+
+        self.nursery.start_soon(log)
 
     async def count_request(self) -> bool:
         """Tell Hypercorn, which ends a worker after ``max_requests``. Always true."""
@@ -238,15 +267,6 @@ def _pump_seconds() -> float:
     from ._websocket import PUMP_SECONDS
 
     return PUMP_SECONDS
-
-
-def _transport(stream: Stream) -> Transport:
-    if isinstance(stream, trio.SSLStream):
-        return TLSTransport(stream)
-    family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
-    sock = socket.socket(family, kind, proto, fileno=stream.socket.detach())
-    sock.setblocking(False)
-    return SocketTransport(sock)
 
 
 async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two

@@ -1,0 +1,131 @@
+"""Which sockets of a worker have news: one epoll for all of them, and one task that waits for it.
+
+The laws of this file:
+
+* A socket is registered once, edge-triggered, so that to wait for it costs no call of the system.
+* Watchers are told synchronously, and nothing that they raise gets out: it is reported, and theirs
+  is the only connection that ends.
+* However many have news, others get their turn after `SLICE` of them. Within a slice nobody else
+  runs, so no descriptor is closed, used again and taken for its predecessor.
+* A watcher that has more to do than is fair asks for its next turn, see `call_again`.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+import trio
+
+SLICE: Final = 64
+"""Sockets whose news are told between two checkpoints."""
+
+READABLE: Final[int] = getattr(select, "EPOLLIN", 0)
+WRITABLE: Final[int] = getattr(select, "EPOLLOUT", 0)
+BROKEN: Final[int] = getattr(select, "EPOLLHUP", 0) | getattr(select, "EPOLLERR", 0)
+HUNG_UP: Final[int] = getattr(select, "EPOLLRDHUP", 0) | BROKEN
+
+_ALWAYS: Final[int] = READABLE | HUNG_UP | getattr(select, "EPOLLET", 0)
+
+available: bool = hasattr(select, "epoll")
+"""Whether sockets are watched in this way; elsewhere Trio waits for each."""
+
+
+class Watcher(Protocol):
+    """Somebody who wants to know about a socket."""
+
+    def tell(self, events: int) -> None:
+        """There may be news: any of `READABLE`, `WRITABLE` and `HUNG_UP`; 0 if it asked itself."""
+
+    def wake(self) -> None:
+        """There will be no news any more."""
+
+    def abort(self) -> None:
+        """Close the socket."""
+
+
+class Readiness:
+    """Watches the sockets of one worker.
+
+    Args:
+        report: told what a watcher has raised.
+
+    Attributes:
+        closed: whether nobody is told anything any more.
+    """
+
+    def __init__(self, report: Callable[[Exception], object]) -> None:
+        self._epoll = select.epoll()
+        self._report = report
+        self._watchers: dict[int, Watcher] = {}
+        self._again: list[Watcher] = []
+        self._waiting = False
+        self.closed: bool = False
+
+    def register(self, number: int, watcher: Watcher) -> None:
+        """Watch a socket, by the number of its descriptor."""
+        self._watchers[number] = watcher
+        self._epoll.register(number, _ALWAYS)
+
+    def unregister(self, number: int) -> None:
+        """Forget it, before it is closed."""
+        if self._watchers.pop(number, None) is not None and not self.closed:
+            self._epoll.unregister(number)
+
+    def expect_room(self, number: int, *, expected: bool) -> None:
+        """Say whether its watcher wants to know when it can write.
+
+        Not always: a Unix socket has that news whenever its peer has read something.
+        """
+        if not self.closed:
+            self._epoll.modify(number, _ALWAYS | WRITABLE if expected else _ALWAYS)
+
+    def call_again(self, watcher: Watcher) -> None:
+        """Tell it again in the next turn, without news."""
+        self._again.append(watcher)
+        if self._waiting:
+            self._waiting = False
+            trio.lowlevel.notify_closing(self._epoll.fileno())
+
+    async def run(self) -> None:
+        """Tell news, until cancelled."""
+        try:
+            while True:
+                await self._wait()
+                again, self._again = self._again, []
+                for watcher in again:
+                    self._tell(watcher, 0)
+                for number, events in self._epoll.poll(0, SLICE):
+                    told = self._watchers.get(number)
+                    if told is not None:  # it may have been closed by one before it
+                        self._tell(told, events)
+        finally:
+            self._close()
+
+    async def _wait(self) -> None:
+        if self._again:
+            await trio.lowlevel.checkpoint()
+            return
+        self._waiting = True
+        try:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+        except trio.ClosedResourceError:
+            pass  # by `call_again`
+        finally:
+            self._waiting = False
+
+    def _tell(self, watcher: Watcher, events: int) -> None:
+        try:
+            watcher.tell(events)
+        except Exception as error:
+            self._report(error)
+            with suppress(Exception):
+                watcher.abort()
+
+    def _close(self) -> None:
+        self.closed = True
+        self._epoll.close()
+        for watcher in list(self._watchers.values()):
+            watcher.wake()
