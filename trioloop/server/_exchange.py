@@ -71,25 +71,27 @@ class Exchange:
         self._scope = self._make_scope()
 
     def _make_scope(self) -> Scope:
-        # Functions, for a copy of the scope would copy what a method is bound to.
-        def write_nowait(body: bytes) -> bool:
-            return self.write_nowait(body)
-
-        def write_soon(body: bytes) -> bool:
-            return self.write_soon(body)
-
-        def listen(take: Take) -> Callable[[], None]:
-            return self.listen(take)
-
-        def cancelled(function: Callable[[], object]) -> None:
-            self.tell_cancelled(function)
-
         scope = http_scope(self._head, self._connection.around)
         extensions = scope["extensions"]
-        extensions[WRITE] = {"write_nowait": write_nowait, "write_soon": write_soon}
+        extensions[WRITE] = {
+            "write_nowait": self.write_nowait,
+            "write_soon": self.write_soon,
+            "is_own": self.is_own,
+        }
         if self._connection.transport.can_push:
-            extensions[LISTEN] = {"listen": listen, "cancelled": cancelled}
+            extensions[LISTEN] = {
+                "listen": self.listen,
+                "cancelled": self.tell_cancelled,
+                "is_own": self.is_own,
+            }
         return scope
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Exchange:
+        return self  # a middleware that copies a scope must not copy what its functions belong to
+
+    def is_own(self, function: object) -> bool:
+        """Whether this is our ``receive`` or ``send``, and not somebody's around it."""
+        return function == self.receive or function == self.send  # noqa: PLR1714 - methods
 
     async def serve(self) -> bool:
         """Let the application answer; true when the connection can be used again."""

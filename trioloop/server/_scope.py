@@ -6,6 +6,10 @@ All that the library (or any application) can get from this server beyond ASGI i
     ``await wait()`` returns once the server has begun to drain. The stock worker has it too, under
     ``trioloop serve``.
 
+Each of the following has ``is_own(function) -> bool`` besides: whether that is the very ``receive``
+or ``send`` that the server has given to the application. Where a middleware has put its own around
+them, it wants to see what goes through, and an application should not go past it.
+
 ``scope["extensions"]["trioloop.write"]``, ``http`` only
     Two functions that write a piece of the body of a response that has started and is not complete,
     from any task and without a task switch:
@@ -66,8 +70,8 @@ The laws of this file:
 
 * Each scope is made anew, with all that can be changed in it: one request cannot meddle with
   another.
-* What is in it passes ``copy.deepcopy`` and still works: functions, no bound methods of what would
-  be copied (Hypercorn's ``ProxyFixMiddleware`` copies scopes).
+* What is in it passes ``copy.deepcopy`` and still works: what its functions belong to is not copied
+  (Hypercorn's ``ProxyFixMiddleware`` copies scopes).
 """
 
 from __future__ import annotations

@@ -88,21 +88,22 @@ class WebSocket:
         self._over = False  # the application has returned
 
     def _make_scope(self, subprotocols: list[str]) -> Scope:
-        # Functions, for a copy of the scope would copy what a method is bound to.
-        def send_soon(message: dict[str, Any]) -> bool:
-            return self.send_soon(message)
-
-        def listen(take: Take) -> Callable[[], None]:
-            return self.listen(take)
-
-        def cancelled(function: Callable[[], object]) -> None:
-            self.tell_cancelled(function)
-
         scope = websocket_scope(self._head, self._connection.around, subprotocols)
-        scope["extensions"][WEBSOCKET] = {"send_soon": send_soon}
+        scope["extensions"][WEBSOCKET] = {"send_soon": self.send_soon, "is_own": self.is_own}
         if self._connection.transport.can_push:
-            scope["extensions"][LISTEN] = {"listen": listen, "cancelled": cancelled}
+            scope["extensions"][LISTEN] = {
+                "listen": self.listen,
+                "cancelled": self.tell_cancelled,
+                "is_own": self.is_own,
+            }
         return scope
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WebSocket:
+        return self  # a middleware that copies a scope must not copy what its functions belong to
+
+    def is_own(self, function: object) -> bool:
+        """Whether this is our ``receive`` or ``send``, and not somebody's around it."""
+        return function == self.receive or function == self.send  # noqa: PLR1714 - methods
 
     async def serve(self) -> bool:
         """Let the application serve it, to its end; false, for that is the connection's, too."""
