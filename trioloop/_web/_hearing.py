@@ -158,7 +158,16 @@ class ByPush:
 
     resident = True
 
-    __slots__ = ("_alarm", "_extension", "_link", "_machine", "_resume", "_waits")
+    __slots__ = (
+        "_alarm",
+        "_cancelled",
+        "_early",
+        "_extension",
+        "_link",
+        "_machine",
+        "_resume",
+        "_waits",
+    )
 
     def __init__(self, link: Link, extension: Mapping[str, Any]) -> None:
         self._link = link
@@ -166,7 +175,9 @@ class ByPush:
         self._machine: Machine | None = None
         self._alarm: Alarm | None = None
         self._resume: Callable[[], None] | None = None
+        self._early: Message | None = None  # came before init could begin to read
         self._waits = False  # the server, for room
+        self._cancelled = False  # the call: what becomes of the client is the server's doing
 
     async def attend(self, machine: Machine) -> None:
         link = self._link
@@ -182,20 +193,45 @@ class ByPush:
             raise ResponseAborted("the response cannot be completed; the reason has been logged")
 
     def _take(self, message: Message) -> bool:
+        assert self._machine is not None
+        assert self._alarm is not None
+        if self._cancelled:
+            return True
+        if not self._machine.entered and message.get("body"):
+            self._early = message
+            self._alarm.ring_at(trio.current_time())
+            return False
+        self._take_early()
         self._link.take(message)
         self._waits = self._link.is_full()
         if self._waits:
             self._link.note_full()
         return not self._waits
 
+    def _take_early(self) -> None:
+        early, self._early = self._early, None
+        if early is not None:
+            self._link.take(early)
+            self._waits = True
+
     def _look(self) -> None:
+        if self._early is not None:
+            self._take_early()
+            if self._link.is_full():
+                self._link.note_full()
+            else:
+                self.read_on()
         self._link.look()
         self.look_by(self._link.next_look())
 
     def _end_soon(self) -> None:
         assert self._machine is not None
+        self._cancelled = True
         self._machine.end(ShutDown())
-        self._link.cut_off_at(trio.current_time() + FAREWELL_SECONDS)
+        if self._link.is_writing:
+            self._machine.cut_off()
+        else:
+            self._link.cut_off_at(trio.current_time() + FAREWELL_SECONDS)
 
     def look_by(self, when: float) -> None:
         if self._alarm is not None and when < self._alarm.due:
