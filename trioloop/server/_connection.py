@@ -34,6 +34,8 @@ MAX_PENDING: Final = 64 * 1024
 """Bytes that wait for a slow reader behind those that are being written."""
 LINGER_BYTES: Final = 2**20
 """Bytes that are read and thrown away after an answer that came too early."""
+MAX_LAST: Final = 16 * 1024
+"""Bytes of the end of a response that may wait for the end of the turn; more are not worth a copy."""
 BREATH: Final = 16
 """Writes between two checkpoints of a task whose client takes all of them at once."""
 
@@ -111,11 +113,13 @@ class Connection:
                 task.context = pristine.copy()
             http2 = self.buffer.startswith(HTTP2_PREFACE)
             if not http2:
+                await self._finish_writing()
                 await self.transport.aclose()
         except ClientGone:
             pass
         finally:
             if not http2:
+                self.flush()
                 self.transport.close()
         return bytes(self.buffer) if http2 else b""
 
@@ -213,6 +217,7 @@ class Connection:
 
         Source: RFC 9112, 9.6.
         """
+        await self._finish_writing()
         if not self.transport.send_end():
             return
         left = LINGER_BYTES - len(self.buffer)
@@ -436,6 +441,17 @@ class Connection:
         self.append(data)
         return True
 
+    def write_last(self, data: bytes) -> bool:
+        """Write the end of a response at the end of the turn.
+
+        Returns:
+            False when `write` is the better way, and nothing was taken.
+        """
+        if len(data) > MAX_LAST or not self.make_room(len(data)):
+            return False
+        self.append(data)
+        return True
+
     def append(self, data: bytes) -> None:
         """Do as `write_later` does, however much waits already: whoever does that bounds it."""
         if not self.lost:
@@ -461,6 +477,12 @@ class Connection:
     def has_room(self) -> bool:
         """Whether answers to what is read now can be appended."""
         return self._pending_size <= MAX_PENDING // 2
+
+    async def _finish_writing(self) -> None:
+        """Wait until the client has taken all that `write_last` was given, see `write`."""
+        self.flush()
+        if self._slow is not None and not self.lost:
+            await self._write_slowly(b"")
 
     def _take_pending(self) -> list[bytes]:
         pending, self._pending = self._pending, []
