@@ -4,9 +4,11 @@ Laws of this file:
 
 * One task, one callback at a time. Each turn: take a message, call back; when there is none,
   write what is pending; when there is nothing to write, wait.
-* One shielded cancel scope serves all turns, and only the machine cancels it: while a callback or a
-  write runs, for a reason that interrupts it. A wait is not cancelled but woken, for whatever
-  concerns the handler: a message, its end, the alarm, its nursery.
+* Callbacks and writes are shielded, and only the machine cancels them, for a reason that interrupts.
+  In the hub's nursery one scope serves all turns; where a handler lives in somebody else's task,
+  each has its own, for then a wait is cancelled with that task.
+* A wait is not cancelled by the machine but woken, for whatever concerns the handler: a message, its
+  end, the alarm, its nursery.
 * A handler that hibernates has no task: its machine and its mailbox are all that is left.
 * The alarm is the deadline of a scope in the task that listens to the client. It moves only when
   it must, and may ring too early.
@@ -42,7 +44,12 @@ async def run_handler(m: Machine) -> None:
         while m.reason is None and not m.asleep:
             try:
                 async with trio.open_nursery() as m.nursery:
-                    await take_turns(m)
+                    if m.resident:
+                        await take_turns(m)
+                    else:
+                        with trio.CancelScope(shield=True) as m.scope:
+                            await take_turns(m)
+                    m.phase = "running"  # whatever was interrupted
                     if m.used_nursery:
                         m.nursery.cancel_scope.cancel()
             except BaseExceptionGroup as group:
@@ -65,40 +72,49 @@ async def run_handler(m: Machine) -> None:
 
 async def take_turns(m: Machine) -> None:
     """Handle messages until there is a reason to end, or to leave the nursery."""
-    with trio.CancelScope(shield=not m.resident) as m.scope:
+    await look_at_clock(m)
+    turns = 0
+    while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
+        message = NOTHING if m.ahead and m.output.pending else m.next_message()  # before a Then
+        if message is NOTHING:
+            if not await write_or_wait(m):
+                return
+            continue
+        awaitable = m.handle(message)
+        if awaitable is not None:
+            await m.complete(awaitable)
+        m.message_done(message)
+        turns += 1
+        if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
+            waiting = m.flush(m.note_silence())
+            await (trio.lowlevel.checkpoint() if waiting is None else waiting)
+
+
+async def write_or_wait(m: Machine) -> bool:
+    """Write what is pending; if that takes no time, wait for what comes next.
+
+    Returns:
+        False when a handler that hibernates has nothing to do.
+    """
+    now = m.note_silence()
+    if m.output.pending:
+        waiting = m.flush(now)
+        if waiting is not None:
+            await waiting
+            return True
+        if m.ahead or m.reason is not None:
+            return True
+    if m.hibernating and not m.has_child_tasks():
+        return False
+    if m.visits is not None:
+        m.meet_visits()
+        return True
+    m.prepare_to_wait()
+    await m.mailbox.wait()
+    m.phase = "running"
+    if m.woken:
         await look_at_clock(m)
-        turns = 0
-        while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
-            if m.ahead and m.output.pending:  # Then: write what is pending first
-                await m.flush(trio.current_time())
-                continue
-            message = m.next_message()
-            if message is NOTHING:
-                if m.output.pending:
-                    await m.flush(m.note_silence())
-                    continue
-                if m.called:
-                    m.note_silence()
-                if m.hibernating and not m.has_child_tasks():
-                    return
-                if m.visits is not None:
-                    m.meet_visits()
-                    continue
-                m.prepare_to_wait()
-                await m.mailbox.wait()
-                m.phase = "running"
-                if m.woken:
-                    await look_at_clock(m)
-                continue
-            awaitable = m.handle(message)
-            if awaitable is not None:
-                await m.complete(awaitable)
-            m.message_done(message)
-            turns += 1
-            full = turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES
-            if full and not await m.flush(m.note_silence()):
-                await trio.lowlevel.checkpoint()
-    m.phase = "running"  # whatever was interrupted
+    return True
 
 
 async def look_at_clock(m: Machine) -> None:
@@ -133,7 +149,9 @@ async def call_back(
 
 async def conclude(m: Machine) -> None:
     """Write the ending, bury what is left, ``terminate``, tell the others: in this order."""
-    await m.finish()
+    if not m.finish_nowait():
+        await m.finish()
+    m.phase = "terminating"
     m.bury_all()
     m.report_end()
     tell = m.output.failure(m.reason.error) if isinstance(m.reason, Failed) else None

@@ -140,7 +140,7 @@ class Machine:
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
         self.alarm_is_late: bool = True  # a deadline may have come closer than the alarm
-        self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels
+        self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels, if anything
         self.current: object = NOTHING  # the message whose callback runs
         self.postpone: bool = False
         self.data_ready: bool = False  # the client has sent something that can be handled
@@ -496,7 +496,9 @@ class Machine:
         callback = self.callback
         if self.output.pending:
             try:
-                await self.flush(trio.current_time())
+                waiting = self.flush(trio.current_time())
+                if waiting is not None:
+                    await waiting
             finally:
                 if self.reason is not None:
                     self._abandon(awaitable)
@@ -511,21 +513,25 @@ class Machine:
             self._crash_by(group, callback)
         else:
             self.phase = "running"
-            if outcome is not None:
+            if not (outcome is None or outcome is NOTHING):
                 self.carry_out(callback, outcome)
         self.note_silence()
         if self.visits is not None:
             self.meet_visits()
 
     async def _shielded(self, awaitable: Awaitable[Any]) -> Any:
-        """Await something that only the machine shall cancel, in a task whose waits others may."""
-        assert self.scope is not None
+        """Await something that only the machine shall cancel, in a task whose waits others may.
+
+        Returns:
+            What it gave, or `NOTHING` when it was interrupted.
+        """
         self._guard()
-        self.scope.shield = True
         try:
-            return await awaitable
+            with trio.CancelScope(shield=True) as self.scope:
+                return await awaitable
         finally:
-            self.scope.shield = False
+            self.scope = None
+        return NOTHING
 
     def _crash_by(self, group: BaseExceptionGroup, callback: CallbackName) -> None:
         crash, rest = group.split(Exception)
@@ -606,29 +612,55 @@ class Machine:
 
     # -- output ----------------------------------------------------------------------------------
 
-    async def flush(self, now: float) -> bool:
+    def flush(self, now: float) -> Awaitable[None] | None:
         """Write what is pending; a failure ends the handler.
 
         Returns:
-            Whether anything was waited for; otherwise others have had no turn.
+            What to await; `None` when it is written already, and others have had no turn.
         """
         output = self.output
-        waited = False
         self.phase = "writing"
         try:
             while output.pending:
                 waiting = output.write(now)
                 if waiting is not None:
-                    waited = True
-                    await (self._shielded(waiting) if self.resident else waiting)
-                    now = trio.current_time()
+                    return self._flush_slowly(waiting)
                 output.written(now)
-        except GONE:
-            self.end(Disconnected())
         except Exception as error:
-            self.end(Failed(error))
+            self._write_failed(error)
         self.phase = "running"
-        return waited
+        return None
+
+    async def _flush_slowly(self, waiting: Awaitable[object] | None) -> None:
+        output = self.output
+        try:
+            while True:
+                if self.resident and waiting is not None:
+                    if await self._shielded(waiting) is NOTHING:
+                        break
+                elif waiting is not None:
+                    await waiting
+                now = trio.current_time()
+                output.written(now)
+                if not output.pending:
+                    break
+                waiting = output.write(now)
+        except Exception as error:
+            self._write_failed(error)
+        self.phase = "running"
+
+    def _write_failed(self, error: Exception) -> None:
+        self.end(Disconnected() if isinstance(error, GONE) else Failed(error))
+
+    def finish_nowait(self) -> bool:
+        """Write the ending that the client sees, if that can be done without waiting."""
+        assert self.reason is not None
+        self.phase = "finishing"
+        try:
+            return self.output.finish_nowait(self.reason)
+        except Exception as error:
+            self._write_failed(error)
+            return False
 
     async def finish(self) -> None:
         """Write the ending that the client sees."""
@@ -637,11 +669,8 @@ class Machine:
             self.phase = "finishing"
             try:
                 await self.output.finish(self.reason)
-            except GONE:
-                self.end(Disconnected())
             except Exception as error:
-                self.end(Failed(error))
-        self.phase = "terminating"
+                self._write_failed(error)
 
     # -- the nursery -----------------------------------------------------------------------------
 

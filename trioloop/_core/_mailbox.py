@@ -15,7 +15,7 @@ import enum
 import math
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeAlias, final
+from typing import Any, Final, Protocol, TypeAlias, cast, final
 
 import trio
 
@@ -94,6 +94,14 @@ class Received:
         self.data: object = data
 
 
+Channel: TypeAlias = "tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]]"
+
+_open_channel = cast("Callable[[float], Channel]", trio.open_memory_channel)
+_spare: list[Channel] = []
+"""Channels of mailboxes that are no more, all empty: to make one costs as much as a callback."""
+MAX_SPARE: Final = 100
+
+
 class Owner(Protocol):
     """What a mailbox tells the handler that it belongs to."""
 
@@ -157,7 +165,7 @@ class Mailbox:
         self.count: int = 0
         self.closed: bool = False
         self.overdue: Callable[[], None] | None = None  # accepts timers that are due, before others
-        self._send, self._receive = trio.open_memory_channel[Any](math.inf)
+        self._send, self._receive = _spare.pop() if _spare else _open_channel(math.inf)
         self.unattended: bool = False  # no loop takes messages out: the owner wants to hear of one
         self._blocked: trio.lowlevel.ParkingLot | None = None
         self._reserved = 0  # places given to blocked senders that have not run yet
@@ -238,7 +246,7 @@ class Mailbox:
     def wait(self) -> Awaitable[Any]:
         """Wait until a message is accepted, or for `wake`. What is there already ends no wait."""
         self._parked = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._leave)
+        return trio.lowlevel.wait_task_rescheduled(self._leave)  # noqa: ASYNC105 - the loop awaits
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
@@ -264,16 +272,12 @@ class Mailbox:
             self._blocked.unpark_all()
 
     def drain(self) -> list[object]:
-        """Take out all that was accepted and never started, oldest first."""
-        left: list[object] = []
-        while True:
-            try:
-                left.append(self._receive.receive_nowait())
-            except trio.WouldBlock:
-                self.count = 0
-                self._send.close()
-                self._receive.close()
-                return left
+        """Take out all that was accepted and never started, oldest first. The last call to it."""
+        left: list[object] = [self._receive.receive_nowait() for _ in range(self.count)]
+        self.count = 0
+        if len(_spare) < MAX_SPARE:
+            _spare.append((self._send, self._receive))
+        return left
 
 
 class Cell:

@@ -71,6 +71,10 @@ class Output(Protocol):
     def written(self, now: float) -> None:
         """That piece is written. ``pending`` says whether another follows."""
 
+    def finish_nowait(self, reason: TerminateReason) -> bool:
+        """Do what `finish` does, if nothing has to be waited for; false when nothing was done."""
+        raise NotImplementedError
+
     async def finish(self, reason: TerminateReason) -> None:
         """Write what is pending, then the ending that the client sees for this reason."""
 

@@ -19,6 +19,8 @@ from ._headers import Headers, RawHeaders, raw_headers, with_defaults
 from ._websocket_commands import Accept, Close, Ping, Send
 
 _EMPTY_STATUS = frozenset({204, 205, 304})
+_PLAIN_TEXT = raw_headers({"content-type": "text/plain; charset=utf-8"})
+_OCTETS = raw_headers({"content-type": "application/octet-stream"})
 
 
 def _check_status(status: object) -> None:
@@ -68,7 +70,9 @@ class Reply:
         if content and self.status in _EMPTY_STATUS:
             raise ValueError(f"a response with status {self.status} has no body (RFC 9110)")
         headers = raw_headers(self.headers)
-        if content or self.media_type:
+        if content and not (headers or self.media_type):
+            headers = [*(_PLAIN_TEXT if isinstance(self.body, str) else _OCTETS)]
+        elif content or self.media_type:
             media_type = self.media_type or (
                 "text/plain; charset=utf-8"
                 if isinstance(self.body, str)

@@ -50,6 +50,7 @@ class Link:
         "_machine",
         "_read_by_handler",
         "_reader_due",
+        "_respond",
         "_send",
         "_silence_due",
         "_starting",
@@ -78,6 +79,9 @@ class Link:
         self.deaf: bool = False  # the client is gone: nothing more will be heard
         self._write_soon: Callable[[bytes], bool] | None = own_way(
             scope, WRITE_EXTENSION, "write_soon", send
+        )
+        self._respond: Callable[[int, Any, bytes], bool] | None = own_way(
+            scope, WRITE_EXTENSION, "respond", send
         )
         self._machine: Machine | None = None
         self._write_due = math.inf  # when the write in progress is too late
@@ -248,6 +252,19 @@ class Link:
         except RuntimeError:  # a response whose length was announced
             self._write_soon = None
             return False
+
+    def respond(self, start: Message, body: bytes) -> bool:
+        """Send a whole response without waiting; false where only `write` can.
+
+        Args:
+            start: ``http.response.start``.
+            body: its body.
+        """
+        if self._respond is None:
+            return False
+        self._completing = True
+        self._completing = self._respond(start["status"], start["headers"], body)
+        return self._completing
 
     def wake_at(self, deadline: float) -> None:
         """Let the machine's alarm ring at this time."""

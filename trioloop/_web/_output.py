@@ -135,6 +135,19 @@ class HTTPOutput:
     def written(self, now: float) -> None:
         self._link.written()
 
+    def finish_nowait(self, reason: TerminateReason) -> bool:
+        if self._start is None or self.state is not ResponseState.DONE or self._link.broken:
+            return False  # only a reply, which is whole
+        if ending_for(reason).farewell is Farewell.NONE:
+            return False
+        body = b"".join(self._parts)
+        if not self._link.respond(self._start, b"" if self._head else body):
+            return False
+        self._start = None
+        self._take_parts()
+        self._link.finished()
+        return True
+
     async def finish(self, reason: TerminateReason) -> None:
         if not self._link.broken:
             await self._finish(ending_for(reason), reason)

@@ -104,6 +104,9 @@ class SessionOutput:
     def written(self, now: float) -> None:
         raise NotImplementedError("nothing is ever pending")
 
+    def finish_nowait(self, reason: TerminateReason) -> bool:
+        return False
+
     async def finish(self, reason: TerminateReason) -> None:
         ending = ending_for(reason)
         if self.state is ResponseState.WAITING and ending.status is not None:

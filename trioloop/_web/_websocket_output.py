@@ -140,6 +140,9 @@ class WebSocketOutput:
         if not self.pending:
             self.size = 0
 
+    def finish_nowait(self, reason: TerminateReason) -> bool:
+        return False
+
     async def finish(self, reason: TerminateReason) -> None:
         if self._link.gone:
             pass

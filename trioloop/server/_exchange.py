@@ -14,7 +14,7 @@ The laws of this file:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -78,6 +78,7 @@ class Exchange:
         extensions[WRITE] = {
             "write_nowait": self.write_nowait,
             "write_soon": self.write_soon,
+            "respond": self.respond,
             "is_own": self.is_own,
         }
         if self._connection.transport.can_push:
@@ -430,6 +431,26 @@ class Exchange:
             return False
         connection.append(connection.worker.framed(body))
         self._started().sent += len(body)
+        return True
+
+    def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write a whole response at the end of the turn, see ``_scope.py``.
+
+        Raises:
+            ValueError: it has something in it that cannot be sent.
+            TypeError: it has something of the wrong type in it.
+        """
+        connection = self._connection
+        if connection.lost or self._response is not None or not connection.make_room(len(body)):
+            return False
+        response = Response(status, headers, self._head.method, self._head.version)
+        response.give_length(len(body))
+        framed = response.frame(body) + response.end()
+        self._response = response
+        connection.append(self._flush_head() + framed)
+        self._streaming = False
+        self._complete = True
+        connection.wake()
         return True
 
     def _takes(self, body: bytes) -> bool:

@@ -11,12 +11,14 @@ or ``send`` that the server has given to the application. Where a middleware has
 them, it wants to see what goes through, and an application should not go past it.
 
 ``scope["extensions"]["trioloop.write"]``, ``http`` only
-    Two functions that write a piece of the body of a response that has started and is not complete,
-    from any task and without a task switch:
+    Functions that write from any task and without a task switch: two of them a piece of the body of
+    a response that has started and is not complete, one a whole response that has not started:
 
     * ``write_nowait(body: bytes) -> bool`` writes at once.
     * ``write_soon(body: bytes) -> bool`` writes at the end of the scheduler's turn, together with
       what else is written in it.
+    * ``respond(status: int, headers, body: bytes) -> bool`` writes a whole response, at the end of
+      the turn, too. `ValueError` or `TypeError` where it has something in it that cannot be sent.
 
     False when the client has gone, or has not taken yet what was written before, or the piece is
     larger than 64 KiB: then nothing was taken, and ``send`` can wait for the client. `RuntimeError` where the response
