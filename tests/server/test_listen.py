@@ -550,5 +550,6 @@ async def test_a_client_that_sends_a_lot_lets_others_have_their_turn():
         await client.send(frame(TEXT, b"x") * 1000)
         await hearer.next(1002)
         nursery.cancel_scope.cancel()
-    # Asked again and told news in one turn; and the first two are other messages.
-    assert max(Counter(turns).values()) <= 2 * FAIR + 2
+    # Asked again and told news in one turn; and the counting task may run first in one turn, and
+    # last in the next.
+    assert max(Counter(turns).values()) <= 4 * FAIR

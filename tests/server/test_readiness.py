@@ -14,6 +14,7 @@ from trioloop.server import _readiness
 from trioloop.server._epoll_transport import EpollTransport
 from trioloop.server._readiness import SLICE, Readiness
 from trioloop.server._transport import ClientGone, Interrupted
+from trioloop.server._turns import Turns
 
 pytestmark = pytest.mark.skipif(not _readiness.available, reason="there is no epoll here")
 either_watcher = pytest.mark.parametrize("watcher", ["epoll", "trio"], indirect=True)
@@ -58,7 +59,7 @@ class Watcher:
 @asynccontextmanager
 async def watching(errors=None):
     """A `Readiness` that runs."""
-    readiness = Readiness((errors or Arrivals()).put)
+    readiness = Readiness((errors or Arrivals()).put, Turns())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readiness.run)
         yield readiness
@@ -129,7 +130,8 @@ async def test_others_have_their_turn_however_many_have_news():
         nursery.cancel_scope.cancel()
         for watcher in many:
             watcher.close()
-    assert max(turns.count(number) for number in set(turns)) <= SLICE
+    # The counting task may run first in one turn, and last in the next.
+    assert max(turns.count(number) for number in set(turns)) <= 2 * SLICE
 
 
 async def test_who_asks_for_another_turn_gets_it_whether_there_is_news_or_not():
