@@ -1,5 +1,7 @@
 """Requests and responses of HTTP/1: framing, keep-alive, limits. Clauses are of RFC 9112."""
 
+from contextvars import ContextVar
+
 import pytest
 import trio
 from support.asgi import (
@@ -38,6 +40,23 @@ async def test_pipelined_requests_are_answered_in_their_order():
         await client.send(b"".join(request_bytes(path=f"/{number}") for number in range(100)))
         for number in range(100):
             assert (await client.answer()).body == f"/{number}".encode()
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_a_request_leaves_nothing_in_the_context_of_the_next(pipelined):
+    left: ContextVar[bytes] = ContextVar("left", default=b"nothing")
+
+    async def app(scope, receive, send):
+        found = left.get()
+        left.set(b"something")
+        await read_body(receive)
+        await answer(send, found + b", " + left.get())
+
+    async with serving_app(app) as (_, client):
+        for _ in range(1 if pipelined else 3):
+            await client.send(request_bytes() * (3 if pipelined else 1))
+            for _ in range(3 if pipelined else 1):
+                assert (await client.answer()).body == b"nothing, something"
 
 
 async def test_a_request_may_come_byte_by_byte():

@@ -615,3 +615,99 @@ async def test_a_websocket_that_asks_for_a_plain_answer_is_a_request():
     async with serving_app(app) as (_, client):
         await client.send(handshake_bytes().replace(b"GET", b"PUT"))
         assert (await client.answer()).status == 426
+
+
+# -- without waiting ------------------------------------------------------------------------------
+
+
+def soon(scope, message):
+    return scope["extensions"]["trioloop.websocket"]["send_soon"](message)
+
+
+def data_message(text=None, data=None):
+    return {"type": "websocket.send", "text": text, "bytes": data}
+
+
+async def test_messages_that_are_sent_soon_keep_their_order():
+    async def websocket(scope, receive, send):
+        await receive()
+        assert not soon(scope, data_message("before it is open"))
+        await send({"type": "websocket.accept"})
+        assert soon(scope, data_message("1"))
+        await send(data_message("2"))
+        assert soon(scope, {"type": "websocket.ping", "bytes": b"3"})
+        assert soon(scope, data_message(data=b"4"))
+        await send({"type": "websocket.close"})
+        assert not soon(scope, data_message("after it was closed"))
+
+    async with serving_app(None, websocket) as (_, client):
+        frames = await opened(client)
+        for expected in ((TEXT, b"1"), (TEXT, b"2"), (PING, b"3"), (BINARY, b"4")):
+            assert await frames.next() == expected
+        assert (await frames.next())[0] == CLOSE
+
+
+async def test_what_is_sent_soon_to_a_slow_client_is_refused_and_nothing_is_lost():
+    counts: Arrivals = Arrivals()
+
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        assert not soon(scope, data_message(data=bytes(64 * 1024 + 1))), "too large"
+        count = 0
+        while soon(scope, data_message(data=b"%010d" % count * 3000)):
+            count += 1
+            await trio.lowlevel.checkpoint()
+        counts.put(count)
+        await send(data_message(data=b"%010d" % count * 3000))
+        await trio.sleep_forever()
+
+    async with serving_app(None, websocket, receive_buffer=4096) as (_, client):
+        frames = await opened(client)
+        count = await counts.next()
+        for number in range(count + 1):
+            assert await frames.next() == (BINARY, b"%010d" % number * 3000)
+
+
+async def test_more_than_fits_into_one_turn_is_sent_soon_to_a_client_that_reads():
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        for _ in range(5):
+            assert soon(scope, data_message(data=bytes(30_000)))
+        await receive()
+
+    async with serving_app(None, websocket) as (_, client):
+        frames = await opened(client)
+        for _ in range(5):
+            assert await frames.next() == (BINARY, bytes(30_000))
+
+
+async def test_what_is_refused_does_not_spoil_the_compression_of_what_follows():
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept", "deflate": True})
+        assert soon(scope, data_message("one" * 1000))
+        assert not soon(scope, data_message("x" * 100_000))
+        assert soon(scope, data_message("one" * 1000))
+
+    async with serving_app(None, websocket) as (_, client):
+        frames = await opened(client, headers=OFFER)
+        inflate = zlib.decompressobj(-15)
+        for _ in range(2):
+            _, payload = await frames.next()
+            assert inflate.decompress(payload + b"\0\0\xff\xff") == b"one" * 1000
+
+
+async def test_only_data_and_pings_are_sent_soon():
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        with pytest.raises(RuntimeError, match="cannot be sent soon"):
+            soon(scope, {"type": "websocket.close"})
+        with pytest.raises(ValueError, match="125"):
+            soon(scope, {"type": "websocket.ping", "bytes": bytes(126)})
+
+    async with serving_app(None, websocket) as (_, client):
+        frames = await opened(client)
+        assert (await frames.next())[1][:2] == b"\x03\xe8"

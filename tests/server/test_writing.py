@@ -10,7 +10,7 @@ import trio.lowlevel
 from support.asgi import answer, body, is_alive, serving_app, settle, start
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
 
-from trioloop.server._transport import ClientGone
+from trioloop.server._transport import ClientGone, SocketTransport
 
 TLS = Path(__file__).parents[1] / "serving" / "tls"
 
@@ -177,8 +177,6 @@ async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
     async def app(scope, receive, send):
         await send(start())
         await send(body(b"", more=True))
-        from trioloop.server._transport import SocketTransport
-
         send_nowait = SocketTransport.send_nowait
 
         def noted(self, data):
@@ -199,6 +197,61 @@ async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
         await client.request()
         assert (await client.answer()).body == b"12345" * 11 + b"last"
     assert socket.socket.send is original
+
+
+async def test_what_waits_for_the_end_of_the_turn_goes_out_with_what_is_sent(monkeypatch):
+    sizes = []
+    send_nowait = SocketTransport.send_nowait
+
+    def noted(self, data):
+        sizes.append(len(data))
+        return send_nowait(self, data)
+
+    async def app(scope, receive, send):
+        await send(start())
+        await send(body(b"", more=True))
+        monkeypatch.setattr(SocketTransport, "send_nowait", noted)
+        assert writer(scope)(b"12345")
+        await send(body(b"67890", more=True))
+        assert sizes == [20]
+        await send(body(b"last"))
+
+    async with serving_app(app) as (_, client):
+        await client.request()
+        assert (await client.answer()).body == b"1234567890last"
+
+
+async def test_the_end_of_a_response_goes_out_with_the_turn_and_before_the_connection_is_closed(
+    monkeypatch,
+):
+    seen = []
+    send_nowait = SocketTransport.send_nowait
+
+    def noted(self, data):
+        seen.append(data)
+        return send_nowait(self, data)
+
+    async def app(scope, receive, send):
+        monkeypatch.setattr(SocketTransport, "send_nowait", noted)
+        await answer(send, b"last")
+        assert seen == []
+
+    async with serving_app(app) as (_, client):
+        await client.request(headers=[("connection", "close")])
+        assert (await client.answer()).body == b"last"
+        assert await client.end() == b""
+    assert len(seen) == 1
+
+
+async def test_a_connection_is_not_closed_on_a_response_that_was_not_taken_yet(monkeypatch):
+    async def app(scope, receive, send):
+        monkeypatch.setattr(SocketTransport, "send_nowait", lambda self, data: 0)
+        await answer(send, b"late")
+
+    async with serving_app(app) as (_, client):
+        await client.request(headers=[("connection", "close")])
+        assert (await client.answer()).body == b"late"
+        assert await client.end() == b""
 
 
 async def test_writing_ahead_keeps_the_order_of_what_is_sent():
@@ -248,7 +301,8 @@ async def test_a_client_that_reads_too_slowly_is_refused_more():
             taken += 10_000
             await trio.lowlevel.checkpoint()
         refused.put(taken)
-        assert not writer(scope)(b"x")
+        for way in ("write_soon", "write_nowait"):
+            assert not writer(scope, way)(b"x"), "something waits for it already"
         await trio.sleep_forever()
 
     async with serving_app(app, receive_buffer=4096) as (_, client):

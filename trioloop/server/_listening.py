@@ -30,21 +30,27 @@ class Source(Protocol):
 
     def next_message(self) -> Message | None:
         """The next message of what has been read; `None` where there is none."""
+        raise NotImplementedError
 
     def urgent_message(self) -> Message | None:
         """What is told even though nobody wants to know more; `None` where there is nothing."""
+        raise NotImplementedError
 
     def read_nowait(self) -> bool:
         """Read some more; false when there is nothing, or has to be nothing, to read."""
+        raise NotImplementedError
 
     def pause(self) -> None:
         """Nobody wants to know more."""
+        raise NotImplementedError
 
     def expire(self) -> None:
         """The client took too long."""
+        raise NotImplementedError
 
     def disconnect_message(self) -> Message:
         """That it is over."""
+        raise NotImplementedError
 
 
 class Listener:

@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 import trio
 
+from ._turns import Turns
+
 SLICE: Final = 64
 """Sockets whose news are told between two checkpoints."""
 
@@ -38,12 +40,15 @@ class Watcher(Protocol):
 
     def tell(self, events: int) -> None:
         """There may be news: any of `READABLE`, `WRITABLE` and `HUNG_UP`; 0 if it asked itself."""
+        raise NotImplementedError
 
     def wake(self) -> None:
         """There will be no news any more."""
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Close the socket."""
+        raise NotImplementedError
 
 
 class Readiness:
@@ -51,13 +56,15 @@ class Readiness:
 
     Args:
         report: told what a watcher has raised.
+        turns: what watchers write at the end of the turn goes out when a slice has been told.
 
     Attributes:
         closed: whether nobody is told anything any more.
     """
 
-    def __init__(self, report: Callable[[Exception], object]) -> None:
+    def __init__(self, report: Callable[[Exception], object], turns: Turns) -> None:
         self._epoll = select.epoll()
+        self._turns = turns
         self._report = report
         self._watchers: dict[int, Watcher] = {}
         self._again: list[Watcher] = []
@@ -94,15 +101,20 @@ class Readiness:
         try:
             while True:
                 await self._wait()
-                again, self._again = self._again, []
-                for watcher in again:
-                    self._tell(watcher, 0)
-                for number, events in self._epoll.poll(0, SLICE):
-                    told = self._watchers.get(number)
-                    if told is not None:  # it may have been closed by one before it
-                        self._tell(told, events)
+                self._turns.hold()
+                self._tell_slice()
+                self._turns.release()
         finally:
             self._close()
+
+    def _tell_slice(self) -> None:
+        again, self._again = self._again, []
+        for watcher in again:
+            self._tell(watcher, 0)
+        for number, events in self._epoll.poll(0, SLICE):
+            told = self._watchers.get(number)
+            if told is not None:  # it may have been closed by one before it
+                self._tell(told, events)
 
     async def _wait(self) -> None:
         if self._again:

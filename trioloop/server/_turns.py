@@ -30,10 +30,28 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: list[Flushable] = []
         self._parked: trio.lowlevel.Task | None = None
+        self._held = False
 
     def add(self, item: Flushable) -> None:
         """Flush this one at the end of the turn."""
         self._waiting.append(item)
+        if not self._held:
+            self._wake()
+
+    def hold(self) -> None:
+        """Have `release` flush, without another task."""
+        self._held = True
+
+    def release(self) -> None:
+        """Flush what was added, at least some of it."""
+        self._held = False
+        items, self._waiting = self._waiting[:SLICE], self._waiting[SLICE:]
+        for item in items:
+            item.flush()
+        if self._waiting:
+            self._wake()
+
+    def _wake(self) -> None:
         if self._parked is not None:
             parked, self._parked = self._parked, None
             trio.lowlevel.reschedule(parked)

@@ -84,7 +84,7 @@ class Worker:
         self.log = config.log
         self.access: AccessLog = AccessLog(config.log)
         self.turns: Turns = Turns()
-        self._readiness = Readiness(self.report) if _readiness.available else None
+        self._readiness = Readiness(self.report, self.turns) if _readiness.available else None
         self.cancellation: Cancellation = Cancellation(self.report)
         self._notice = notice
         self._clock = Clock()
