@@ -16,7 +16,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final, cast
 
 import trio
@@ -77,8 +77,14 @@ async def take_turns(m: Machine) -> None:
     while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
         message = NOTHING if m.ahead and m.output.pending else m.next_message()  # before a Then
         if message is NOTHING:
-            if not await write_or_wait(m):
+            waiting = begin_to_write_or_wait(m)
+            if waiting is None:
                 return
+            await waiting
+            m.phase = "running"
+            if m.woken:
+                m.woken = False
+                await look_at_clock(m)
             continue
         awaitable = m.handle(message)
         if awaitable is not None:
@@ -86,35 +92,43 @@ async def take_turns(m: Machine) -> None:
         m.message_done(message)
         turns += 1
         if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
-            waiting = m.flush(m.note_silence())
-            await (trio.lowlevel.checkpoint() if waiting is None else waiting)
+            writing = m.flush(m.note_silence())
+            if writing is None:
+                await trio.lowlevel.checkpoint()
+            else:
+                await writing
 
 
-async def write_or_wait(m: Machine) -> bool:
+def begin_to_write_or_wait(m: Machine) -> Awaitable[object] | None:
     """Write what is pending; if that takes no time, wait for what comes next.
 
     Returns:
-        False when a handler that hibernates has nothing to do.
+        What to await; `None` when a handler that hibernates has nothing to do.
     """
     now = m.note_silence()
     if m.output.pending:
-        waiting = m.flush(now)
-        if waiting is not None:
-            await waiting
-            return True
+        writing = m.flush(now)
+        if writing is not None:
+            return writing
         if m.ahead or m.reason is not None:
-            return True
+            return NOT_AT_ALL
     if m.hibernating and not m.has_child_tasks():
-        return False
+        return None
     if m.visits is not None:
         m.meet_visits()
-        return True
+        return NOT_AT_ALL
     m.prepare_to_wait()
-    await m.mailbox.wait()
-    m.phase = "running"
-    if m.woken:
-        await look_at_clock(m)
-    return True
+    return m.mailbox.wait()
+
+
+class _Immediately:
+    """What takes no time to await, and is no checkpoint."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
+NOT_AT_ALL: Final = _Immediately()
 
 
 async def look_at_clock(m: Machine) -> None:

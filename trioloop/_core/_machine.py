@@ -140,7 +140,9 @@ class Machine:
         self.task: trio.lowlevel.Task | None = None
         self.nursery: trio.Nursery | None = None
         self.alarm_is_late: bool = True  # a deadline may have come closer than the alarm
-        self.scope: trio.CancelScope | None = None  # what an interrupting reason cancels, if anything
+        self.scope: trio.CancelScope | None = (
+            None  # what an interrupting reason cancels, if anything
+        )
         self.current: object = NOTHING  # the message whose callback runs
         self.postpone: bool = False
         self.data_ready: bool = False  # the client has sent something that can be handled
@@ -382,7 +384,6 @@ class Machine:
             self.alarm_is_late = False
             self.output.wake_at(self.next_deadline())
         self.phase = "waiting"
-        self.woken = False
 
     def fall_asleep(self) -> None:
         """Go on without a task, unless there is something to do."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, cast, final
 
 import trio
+from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 
 @final
@@ -193,8 +194,10 @@ class Mailbox:
 
     def accept(self, message: object) -> None:
         """Accept a message beyond the limit too: timers, monitors."""
-        if self._parked is not None:
-            self.wake()
+        parked = self._parked
+        if parked is not None:
+            self._parked = None
+            reschedule(parked)
         elif self.unattended:
             self.owner.accepted()
         self.count += 1
@@ -245,8 +248,8 @@ class Mailbox:
 
     def wait(self) -> Awaitable[Any]:
         """Wait until a message is accepted, or for `wake`. What is there already ends no wait."""
-        self._parked = trio.lowlevel.current_task()
-        return trio.lowlevel.wait_task_rescheduled(self._leave)  # noqa: ASYNC105 - the loop awaits
+        self._parked = current_task()
+        return wait_task_rescheduled(self._leave)  # noqa: ASYNC105 - the loop does
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
@@ -256,7 +259,7 @@ class Mailbox:
         """End a `wait` although there is no message. Cheaper than to cancel it."""
         if self._parked is not None:
             parked, self._parked = self._parked, None
-            trio.lowlevel.reschedule(parked)
+            reschedule(parked)
 
     def _started(self, message: object) -> object:
         self.count -= 1

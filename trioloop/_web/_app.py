@@ -125,8 +125,11 @@ class App(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI call."""
+        scope["app"] = self
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
         try:
-            await super().__call__(scope, receive, send)
+            await self.middleware_stack(scope, receive, send)  # Starlette's own, a coroutine less
         except ResponseAborted:
             return  # an unfinished response makes every server cut the connection
 

@@ -60,13 +60,16 @@ _OVERFLOWS: Final[Mapping[str, Ending]] = {
 }
 
 
+_NO_CONTENT: Final = Ending(204, Farewell.CLEAN, CloseCode.NORMAL)
+
+
 def ending_for(reason: TerminateReason) -> Ending:
     """The row of a reason."""
     match reason:
         case Completed():  # HEAD: the headers of a response without a body
             return Ending(200, Farewell.CLEAN, CloseCode.NORMAL)
         case Stopped() | TimedOut("mailbox"):
-            return Ending(204, Farewell.CLEAN, CloseCode.NORMAL)
+            return _NO_CONTENT
         case TimedOut():  # RFC 9110, section 15.5.9
             return Ending(408, Farewell.CLEAN, CloseCode.NORMAL)
         case Crashed():

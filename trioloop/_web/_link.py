@@ -302,6 +302,7 @@ def own_way(scope: Scope, extension: str, name: str, send: Send) -> Any:
         name: of the function in it.
         send: what the application was given.
     """
-    offer: Mapping[str, Any] = (scope.get("extensions") or {}).get(extension) or {}
-    function = offer.get(name)
+    extensions: Mapping[str, Any] = scope.get("extensions") or NOTHING
+    offer: Mapping[str, Any] = extensions.get(extension) or NOTHING
+    function: Any = offer.get(name)
     return function if function is not None and offer["is_own"](send) else None

@@ -157,6 +157,7 @@ def encode_event(event: ServerSentEvent) -> bytes:
     Source: WHATWG HTML, section 9.2.5 "Parsing an event stream".
     """
     # The event of nearly every call is one line of data: nothing but this happens for it.
+    global _last  # noqa: PLW0603 - a cache of one
     if type(event) is ServerSentEvent:
         data = event.data
         if (
@@ -165,14 +166,23 @@ def encode_event(event: ServerSentEvent) -> bytes:
             and event.id is None
             and event.retry is None
             and event.comment is None
-            and "\n" not in data
-            and "\r" not in data
         ):
+            if data is _last[0]:
+                return _last[1]
+            if "\n" in data or "\r" in data:
+                return _encode_fields(event)
             try:
-                return f"data: {data}\n\n".encode()
+                encoded = f"data: {data}\n\n".encode()
             except UnicodeEncodeError:
                 pass  # a lone surrogate, for which _encode_fields has the words
+            else:
+                _last = (data, encoded)
+                return encoded
     return _encode_fields(event)
+
+
+_last: tuple[str, bytes] = ("", b"data: \n\n")
+"""The last text of one line and its event: a message to many is the same string for all of them."""
 
 
 def _encode_fields(event: ServerSentEvent) -> bytes:
