@@ -231,13 +231,27 @@ async def test_who_wants_no_more_is_given_nothing_until_resume_and_the_client_is
         nursery.cancel_scope.cancel()
 
 
-async def test_who_wants_no_more_of_a_body_is_still_told_that_the_client_has_gone():
+async def test_who_wants_to_know_no_more_is_still_told_that_the_client_has_gone():
+    hearer = Hearer(more=lambda message: False)
+    async with serving_app(hearer) as (_, client):
+        await client.send(request_bytes("POST", headers=[("content-length", "1")]) + b"a")
+        assert (await hearer.next(2))[0]["body"] == b"a"
+        await client.send(b"pipelined")
+        client.close()
+        assert await hearer.next() == [GONE]
+
+
+async def test_that_the_client_has_gone_is_told_behind_what_it_has_sent_of_a_body():
     hearer = Hearer(more=lambda message: False)
     async with serving_app(hearer) as (_, client):
         await client.send(request_bytes("POST", headers=[("content-length", "9")]) + b"a")
         assert (await hearer.next(2))[0]["body"] == b"a"
         await client.send(b"b")
         client.close()
+        await settle()
+        hearer.resume()
+        assert (await hearer.next())[0]["body"] == b"b"
+        hearer.resume()
         assert await hearer.next() == [GONE]
 
 

@@ -93,7 +93,8 @@ class HubCore:
             None  # sees every machine before it starts
         )
         self.orchestra: Orchestra | None = Orchestra(instruments) if instruments else None
-        self.clock: Clock = Clock()
+        self._clock: Clock | None = None
+        self._time = trio.CancelScope(shield=True)
         self._machines: dict[Machine, None] = {}
         self._emptied: trio.Event | None = None
         self._nursery: trio.Nursery | None = None
@@ -126,20 +127,19 @@ class HubCore:
         if self._nursery is not None:
             raise RuntimeError("this hub is running already; a hub runs once at a time")
         self.draining = False
+        self._clock, self._time = None, trio.CancelScope(shield=True)
         self._token = trio.lowlevel.current_trio_token()
         try:
             async with trio.open_nursery() as self._nursery:
                 background: trio.Nursery = await self._nursery.start(self._watch_over_handlers)
                 self._background = background
-                time = trio.CancelScope(shield=True)
-                self._nursery.start_soon(self._keep_time, time)
                 try:
                     yield
                 finally:
                     self.shut_down()
                     with trio.CancelScope(shield=True):
                         await self._wait_until_empty()
-                    time.cancel()
+                    self._time.cancel()
                     background.cancel_scope.cancel()
         finally:
             self._nursery = self._background = self._token = None
@@ -157,9 +157,18 @@ class HubCore:
         finally:
             self.shut_down()
 
-    async def _keep_time(self, scope: trio.CancelScope) -> None:
-        with scope:  # for handlers that have to end in time, too
-            await self.clock.run()
+    @property
+    def clock(self) -> Clock:
+        """The clock for handlers that live in tasks of others; it runs when there is one."""
+        if self._clock is None:
+            assert self._nursery is not None
+            self._clock = Clock()
+            self._nursery.start_soon(self._keep_time, self._clock)
+        return self._clock
+
+    async def _keep_time(self, clock: Clock) -> None:
+        with self._time:  # until the last of them has ended
+            await clock.run()
 
     async def _wait_until_empty(self) -> None:
         # Some handlers live in tasks that are not the hub's.

@@ -57,6 +57,12 @@ class Hearing(Protocol):
     def finished(self) -> None:
         """The ending is written."""
 
+    def cut(self) -> None:
+        """The response will not be completed: the client shall know."""
+
+    def give_up(self) -> None:
+        """Nobody waits for the ending any more."""
+
     def release(self) -> None:
         """The call may return."""
 
@@ -142,6 +148,12 @@ class ByReceive:
         if self._farewell is not None:
             self._farewell.set()
 
+    def cut(self) -> None:
+        self.release()
+
+    def give_up(self) -> None:
+        """The call has returned long ago."""
+
     def release(self) -> None:
         self._released = True
         if self._scope is not None:
@@ -163,6 +175,7 @@ class ByPush:
         "_cancelled",
         "_early",
         "_extension",
+        "_later",
         "_link",
         "_machine",
         "_resume",
@@ -177,7 +190,8 @@ class ByPush:
         self._resume: Callable[[], None] | None = None
         self._early: Message | None = None  # came before init could begin to read
         self._waits = False  # the server, for room
-        self._cancelled = False  # the call: what becomes of the client is the server's doing
+        self._later: Message | None = None  # ... but it had more to say
+        self._cancelled = False  # what becomes of the client now is the server's doing, or our own
 
     async def attend(self, machine: Machine) -> None:
         link = self._link
@@ -196,6 +210,9 @@ class ByPush:
         assert self._machine is not None
         assert self._alarm is not None
         if self._cancelled:
+            return True
+        if self._waits:
+            self._later = message  # that it is over, behind what is unread
             return True
         if not self._machine.entered and message.get("body"):
             self._early = message
@@ -238,12 +255,25 @@ class ByPush:
             self._alarm.ring_at(when)
 
     def read_on(self) -> None:
-        if self._waits and self._resume is not None:
-            self._waits = False
+        if not self._waits or self._resume is None or self._link.is_full():
+            return
+        self._waits = False
+        if self._later is not None:
+            self._link.take(self._later)
+        else:
             self._resume()
 
     def finished(self) -> None:
         """Nobody waits for it but the call itself."""
+
+    def cut(self) -> None:
+        self._cancelled = True
+        cut = self._extension.get("cut")  # a WebSocket has none
+        if cut is not None:
+            cut()
+
+    def give_up(self) -> None:
+        self._extension["abandon"]()
 
     def release(self) -> None:
         """The call returns by itself."""

@@ -141,6 +141,7 @@ class Link:
         if self._cut_off_due <= now:
             self._cut_off_due = math.inf
             machine.cut_off()
+            self._hearing.give_up()
         if self._write_due <= now:
             self.dropped = self.broken = True
             self._write_due = math.inf
@@ -282,7 +283,7 @@ class Link:
     def cut(self) -> None:
         """Have the server drop the connection."""
         self.aborted = True
-        self.release()
+        self._hearing.cut()
 
     def finished(self) -> None:
         """The ending is written."""

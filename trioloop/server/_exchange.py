@@ -85,6 +85,8 @@ class Exchange:
             extensions[LISTEN] = {
                 "listen": self.listen,
                 "cancelled": self.tell_cancelled,
+                "cut": self.cut,
+                "abandon": self.abandon,
                 "is_own": self.is_own,
             }
         return scope
@@ -258,6 +260,22 @@ class Exchange:
         if not self._over:
             self._connection.worker.cancellation.add(self, function)
 
+    def cut(self) -> None:
+        """Close the connection under a response that has begun and will not be completed."""
+        if self._flushed and not self._complete:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the connection at once, whether there was an answer or not."""
+        connection = self._connection
+        if self._over:
+            return
+        connection.flush()
+        if self._response is not None:
+            self._cut()
+        connection.transport.close()
+        connection.lose("cut")
+
     def next_message(self) -> dict[str, Any] | None:
         """A piece of the body, or that it is over, see `Source`."""
         connection, body = self._connection, self._body
@@ -280,9 +298,10 @@ class Exchange:
         return None
 
     def urgent_message(self) -> dict[str, Any] | None:
-        """That it is over, whatever is unread."""
+        """That it is over; behind what is unread only where the request is complete."""
         connection = self._connection
-        connection.note_end()
+        if self._told_body:
+            connection.note_end()
         return self.disconnect_message() if connection.lost or self._complete else None
 
     def read_nowait(self) -> bool:

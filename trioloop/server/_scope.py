@@ -34,8 +34,8 @@ them, it wants to see what goes through, and an application should not go past i
       too. ``take`` may call whatever does not wait.
     * ``take`` returns false for "no more until ``resume()``" (which may be called inside of ``take``,
       too, and then counts). Until then nothing is taken from the client, so that it is slowed down.
-      Of a request it is still told at once that the client has gone, whatever is unread; of a
-      WebSocket nothing is known that comes behind the message. ``resume`` may give what is there
+      Of a request whose body is complete it is still told at once that the client has gone; of an
+      unread body and of a WebSocket nothing is known that comes behind it. ``resume`` may give what is there
       before it returns.
     * Behind ``http.disconnect`` and ``websocket.disconnect`` nothing follows, nor when the
       application has returned. After a complete response there is an ``http.disconnect``, as from
@@ -45,6 +45,9 @@ them, it wants to see what goes through, and an application should not go past i
       is left at the end of its grace (or is cancelled itself): synchronously, before any of what is
       cancelled runs on. For an application that is shielded, and has to end by itself. It must not
       wait; a second function takes the place of the first.
+    * ``abandon()`` closes the connection at once, before the application returns; ``cut()``, of a
+      request, does so only where a response has begun that is not complete, for otherwise the
+      server answers with 500 when the application returns.
 
 ``scope["extensions"]["trioloop.websocket"]``, ``websocket`` only
     Its presence says that the server understands more messages than ASGI has, and it has a

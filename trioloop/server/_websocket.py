@@ -94,6 +94,7 @@ class WebSocket:
             scope["extensions"][LISTEN] = {
                 "listen": self.listen,
                 "cancelled": self.tell_cancelled,
+                "abandon": self.abandon,
                 "is_own": self.is_own,
             }
         return scope
@@ -288,6 +289,12 @@ class WebSocket:
         """Call this before the call is cancelled, see ``_scope.py``."""
         if not self._over:
             self._connection.worker.cancellation.add(self, function)
+
+    def abandon(self) -> None:
+        """Close the connection at once, without a closing frame."""
+        if not self._over:
+            self._connection.transport.close()
+            self._connection.lose("cut")
 
     def _end_listening(self) -> None:
         self._over = True
