@@ -4,9 +4,9 @@ Laws of this file:
 
 * One task, one callback at a time. Each turn: take a message, call back; when there is none,
   write what is pending; when there is nothing to write, wait.
-* Callbacks and writes are shielded, and only the machine cancels them, for a reason that interrupts.
-  In the hub's nursery one scope serves all turns; where a handler lives in somebody else's task,
-  each has its own, for then a wait is cancelled with that task.
+* Callbacks and writes are shielded from the hub's nursery and the handler's own: only the machine
+  cancels them, for a reason that interrupts. One scope serves all turns. Where a handler lives in
+  somebody else's task, each has a scope of its own, and what cancels that task ends the handler.
 * A wait is not cancelled by the machine but woken, for whatever concerns the handler: a message, its
   end, the alarm, its nursery.
 * A handler that hibernates has no task: its machine and its mailbox are all that is left.

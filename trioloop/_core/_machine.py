@@ -507,7 +507,7 @@ class Machine:
                 return
         self.phase = "callback"
         try:
-            outcome = await (self._shielded(awaitable) if self.resident else awaitable)
+            outcome = await (self._interruptible(awaitable) if self.resident else awaitable)
         except Exception as error:
             self.crash(error, callback)
         except BaseExceptionGroup as group:
@@ -520,15 +520,16 @@ class Machine:
         if self.visits is not None:
             self.meet_visits()
 
-    async def _shielded(self, awaitable: Awaitable[Any]) -> Any:
-        """Await something that only the machine shall cancel, in a task whose waits others may.
+    async def _interruptible(self, awaitable: Awaitable[Any]) -> Any:
+        """Await something in a task whose waits others may cancel, too.
+
+        A nursery that is in use is not among them: see `open_nursery`.
 
         Returns:
-            What it gave, or `NOTHING` when it was interrupted.
+            What it gave, or `NOTHING` when the machine has interrupted it.
         """
-        self._guard()
         try:
-            with trio.CancelScope(shield=True) as self.scope:
+            with trio.CancelScope(shield=self.used_nursery) as self.scope:
                 return await awaitable
         finally:
             self.scope = None
@@ -637,7 +638,7 @@ class Machine:
         try:
             while True:
                 if self.resident and waiting is not None:
-                    if await self._shielded(waiting) is NOTHING:
+                    if await self._interruptible(waiting) is NOTHING:
                         break
                 elif waiting is not None:
                     await waiting
@@ -678,15 +679,12 @@ class Machine:
     def open_nursery(self) -> trio.Nursery:
         if self.nursery is None:
             raise RuntimeError("self.nursery lives from init to the end, and there only")
-        self._guard()
-        return self.nursery
-
-    def _guard(self) -> None:
-        """Have somebody in the nursery who is told when it is cancelled, or what is around it."""
         if not self.used_nursery:
-            assert self.nursery is not None
             self.used_nursery = True
+            if self.resident and self.scope is not None:
+                self.scope.shield = True
             self.nursery.start_soon(self._tell_of_cancellation, self.nursery, name="<canary>")
+        return self.nursery
 
     async def _tell_of_cancellation(self, nursery: trio.Nursery) -> None:
         # A callback is shielded from the nursery, so somebody inside has to tell it.
@@ -694,7 +692,7 @@ class Machine:
             await trio.sleep_forever()
         finally:
             if self.resident and not nursery.cancel_scope.cancel_called:
-                self.end(ShutDown())
+                self.end(ShutDown())  # what is around the nursery was cancelled
             self.wake()
 
     def has_child_tasks(self) -> bool:
