@@ -301,6 +301,7 @@ def is_served_by_stock(plan):
     return (
         not any(pair in BROKEN_HEADERS for pair in plan.answer_headers)
         and 200 <= plan.status < 1000
+        and not (plan.status == 204 and dict(plan.answer_headers).get(b"content-length"))
         and plan.reads
         and length_is_right(plan)
         and plan.ending == "complete"
