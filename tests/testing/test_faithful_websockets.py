@@ -63,14 +63,18 @@ def test_a_stalled_scenario_has_the_same_account_in_memory(name):
     assert tell(T1, STALLED[name]) == tell(T0, STALLED[name])
 
 
-def assert_same_on_ours(scenario):
-    fake, real = (tell(tier, scenario, early=False) for tier in (T0Told, T3))
+def assert_same(scenario, tier):
+    assert tell(tier, scenario, early=False) == tell(T0, scenario, early=False)
+
+
+def assert_same_on_ours(scenario, *, early=False):
+    fake, real = (tell(tier, scenario, early=early) for tier in (T0Told, T3))
     assert real == [websocket_as_trioloop_serve(*pair) for pair in zip(fake, real, strict=True)]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_has_the_same_account_under_trioloop_serve(name):
-    assert_same_on_ours(SCENARIOS[name])
+    assert_same_on_ours(SCENARIOS[name], early=True)
 
 
 quick = settings(
@@ -83,13 +87,13 @@ quick = settings(
 @settings(quick, max_examples=IN_MEMORY)
 @given(scenario=steps(stalls=True))
 def test_generated_scenarios_have_the_same_account_in_memory(scenario):
-    assert tell(T1, scenario) == tell(T0, scenario)
+    assert_same(scenario, T1)
 
 
 @settings(quick, max_examples=OVER_TCP)
 @given(scenario=steps(stalls=False))
 def test_generated_scenarios_have_the_same_account_over_tcp(scenario):
-    assert tell(T2, scenario) == tell(T0, scenario)
+    assert_same(scenario, T2)
 
 
 @settings(quick, max_examples=ON_OURS)
