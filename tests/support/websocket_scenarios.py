@@ -285,6 +285,7 @@ _INITS = st.sampled_from(
 _WORDS = st.sampled_from(
     ("hello", "several", "work", "crash", "bad", "quit", "close", "pause", b"\xff\x00", "x" * 301)
 )
+_BUSY: Final = ("work", "pause")
 _ORDERS = st.sampled_from(
     [
         *(("say", size) for size in (3, 200, 5000)),
@@ -293,15 +294,15 @@ _ORDERS = st.sampled_from(
 )
 
 
-def steps(*, stalls: bool, pauses: bool = True) -> st.SearchStrategy[list[Step]]:
+def steps(*, stalls: bool, busy: bool = True) -> st.SearchStrategy[list[Step]]:
     """Scenarios.
 
     Args:
         stalls: whether clients stop reading.
-        pauses: whether handlers do.
+        busy: whether handlers work, or pause, while their clients go on.
     """
-    words = _WORDS if pauses else _WORDS.filter(lambda word: word != "pause")
-    orders = _ORDERS if pauses else _ORDERS.filter(lambda order: order[0] != "pause")
+    words = _WORDS if busy else _WORDS.filter(lambda word: word not in _BUSY)
+    orders = _ORDERS if busy else _ORDERS.filter(lambda order: order[0] not in _BUSY)
     moves = [
         st.builds(lambda init: Step("open", 0, init), _INITS),
         st.builds(lambda who, word: Step("send", who, word), _WHO, words),

@@ -97,6 +97,6 @@ def test_generated_scenarios_have_the_same_account_over_tcp(scenario):
 
 
 @settings(quick, max_examples=ON_OURS)
-@given(scenario=steps(stalls=False, pauses=False))
+@given(scenario=steps(stalls=False, busy=False))
 def test_generated_scenarios_have_the_same_account_under_trioloop_serve(scenario):
     assert_same_on_ours(scenario)
