@@ -6,8 +6,10 @@ Each peer has the same services:
 ``/publish?rounds=n&burst=m``   publishes ``m`` events, waits until every stream has got them from its
     application, and that ``n`` times; answers with the CPU seconds that this process took
 ``/tick?rate=r&seconds=s``   publishes the time, ``r`` times a second
+``/first``    an event stream with one event at once, which goes on until the client leaves
 ``/poll``     a long poll whose answer is ready when it waits for it
-``/ws``       a WebSocket that echoes
+``/ws``       a WebSocket that echoes, for a load client that answers no pings
+``/chat``     the same as an application has it: with pings
 
 Laws of this file:
 
@@ -50,6 +52,7 @@ class Publisher:
         self._put, self._event, self._sleep = put, event, sleep
         self._got = self._wanted = 0
         self._reached: Any = None
+        self.first = 0  # streams of /first that are open
 
     def got(self) -> None:
         """A stream has got one."""
@@ -84,7 +87,8 @@ class Publisher:
                 self._reached = self._event()
                 await self._reached.wait()
             await self._sleep(PAUSE)
-        return {"events": events, "seconds": time.process_time() - begin}
+        seconds = time.process_time() - begin
+        return {"events": events, "seconds": seconds, "first": self.first}
 
     async def tick(self, rate: float, seconds: float) -> dict[str, float]:
         """Publish the time at a steady rate."""
@@ -114,6 +118,16 @@ async def echo(receive: Any, send: Any) -> None:
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] != "websocket.disconnect":
         await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def first(publisher: Publisher, receive: Any, send: Any) -> None:
+    """An event stream with one event, until the client leaves."""
+    publisher.first += 1
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": EVENT, "more_body": True})
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    publisher.first -= 1
 
 
 # -- raw ASGI -------------------------------------------------------------------------------------
@@ -147,6 +161,8 @@ def raw(queue: Any, event: Any, sleep: Any, get: Any) -> Any:
                     publisher.got()
             finally:
                 del streams[id(read)]
+        elif scope["path"] == "/first":
+            await first(publisher, receive, send)
         elif scope["path"] == "/poll":
             write, read = queue()
             write(DATA)
@@ -184,7 +200,7 @@ def raw_trio() -> Any:
 # -- frameworks -----------------------------------------------------------------------------------
 
 
-def starlette_asyncio() -> Any:
+def starlette_asyncio() -> Any:  # noqa: C901 - an application
     """Starlette with sse-starlette, as their pages say."""
     from sse_starlette.sse import EventSourceResponse
     from starlette.applications import Starlette
@@ -215,6 +231,17 @@ def starlette_asyncio() -> Any:
 
         return EventSourceResponse(generate())
 
+    async def first(_: Any) -> Any:
+        async def generate() -> Any:
+            publisher.first += 1
+            try:
+                yield {"data": DATA}
+                await asyncio.Event().wait()
+            finally:
+                publisher.first -= 1
+
+        return EventSourceResponse(generate())
+
     async def poll(_: Any) -> Any:
         queue: asyncio.Queue[str] = asyncio.Queue()
         queue.put_nowait(DATA)
@@ -231,15 +258,22 @@ def starlette_asyncio() -> Any:
     return Starlette(
         routes=[
             Route("/events", events),
+            Route("/first", first),
             Route("/poll", poll),
             WebSocketRoute("/ws", websocket),
+            WebSocketRoute("/chat", websocket),
             Mount("/", publish),
         ]
     )
 
 
-def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:  # noqa: C901 - an application
-    """Trioloop's own handlers."""
+def handlers(*, relay: str = "", hibernate: bool = False) -> Any:  # noqa: C901 - an application
+    """Trioloop's own handlers.
+
+    Args:
+        relay: not by messages, but with this function of the server.
+        hibernate: whether they do when they wait.
+    """
     import trio
 
     import trioloop
@@ -265,7 +299,7 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:  # noqa: C
         def init(self, request: Any) -> Any:
             if relay:
                 scope = request.scope["extensions"]["trioloop.write"]
-                writers[id(self)] = scope["write_soon"]
+                writers[id(self)] = scope[relay]
             else:
                 self.join("all")
             return trioloop.Hibernate() if hibernate else None
@@ -276,6 +310,14 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:  # noqa: C
 
         def terminate(self, reason: Any) -> None:
             writers.pop(id(self), None)
+
+    class First(trioloop.EventStreamHandler[str]):
+        def init(self, request: Any) -> Any:
+            publisher.first += 1
+            return trioloop.ServerSentEvent(DATA)
+
+        def terminate(self, reason: Any) -> None:
+            publisher.first -= 1
 
     class Poll(trioloop.LoopHandler[str]):
         def init(self, request: Any) -> None:
@@ -292,14 +334,19 @@ def handlers(*, relay: bool = False, hibernate: bool = False) -> Any:  # noqa: C
             return [trioloop.ServerSentEvent(DATA), trioloop.SendAfter(0.1, "tick")]
 
     app.route("/events", Events)
+    app.route("/first", First)
     app.route("/active", Active)
     app.route("/poll", Poll)
 
     class Echo(trioloop.WebSocketHandler[str]):
+        def init(self, request: Any) -> Any:
+            return trioloop.Hibernate() if hibernate else None
+
         def receive(self, data: Any) -> Any:
             return trioloop.Send(data)
 
     app.route("/ws", Echo, receive_timeout=math.inf)  # a load client answers no pings
+    app.route("/chat", Echo)
 
     async def with_publisher(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"] in ("/publish", "/tick"):
@@ -351,11 +398,21 @@ def serve_trio(app: Any, fd: int, *, worker: str) -> None:
     trio.run(trioloop.serve, app, config)
 
 
+def handlers_one_by_one() -> Any:
+    """Handlers that write what each message gives before they look for the next."""
+    from trioloop._core import _loop
+
+    _loop.MAX_BATCH = 1  # type: ignore[misc] # what nobody else may change
+    return handlers()
+
+
 PEERS: dict[str, Callable[[int], None]] = {
     "handler": lambda fd: serve_trio(handlers(), fd, worker="trioloop"),
+    "one by one": lambda fd: serve_trio(handlers_one_by_one(), fd, worker="trioloop"),
     "hibernating": lambda fd: serve_trio(handlers(hibernate=True), fd, worker="trioloop"),
     "soak": lambda fd: serve_trio(handlers(), fd, worker="trioloop"),
-    "relay": lambda fd: serve_trio(handlers(relay=True), fd, worker="trioloop"),
+    "relay": lambda fd: serve_trio(handlers(relay="write_soon"), fd, worker="trioloop"),
+    "relay at once": lambda fd: serve_trio(handlers(relay="write_nowait"), fd, worker="trioloop"),
     "raw": lambda fd: serve_trio(raw_trio(), fd, worker="trioloop"),
     "stock raw": lambda fd: serve_trio(raw_trio(), fd, worker="stock"),
     "stock handler": lambda fd: serve_trio(handlers(), fd, worker="stock"),

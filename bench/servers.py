@@ -1,4 +1,4 @@
-"""The server among its peers: CPU per event and request, latency, memory.
+"""The server among its peers: CPU per event, request and connection, latency, memory.
 
 Each peer is a process of its own, on one core; this one is the load client, on the other. All peers
 of a case run in the same rounds, one after the other, and the median of the rounds is shown, with
@@ -239,13 +239,47 @@ def is_poll_answered(data: bytes) -> bool:
     return data.endswith(b"x" * 100)
 
 
-def websockets(server: Peer, number: int) -> Polls:
+def set_up(number: int, at_once: int = 20) -> Callable[[Peer, Any], float]:
+    """CPU µs per connection: accepted, asked for an event stream, answered, and left."""
+    question = request("/first")
+
+    def measure(server: Peer, control: Polls) -> float:
+        begin = server.cpu()
+        for _ in range(number // at_once):
+            fresh = [server.connect() for _ in range(at_once)]
+            for sock in fresh:
+                sock.sendall(question)
+            for sock in fresh:
+                answer = b""
+                while b"x" * 100 not in answer:
+                    answer += (data := sock.recv(65536))
+                    assert data, f"{server.name} has hung up: {answer!r}"
+                sock.close()
+        until = time.monotonic() + PATIENCE
+        while still_open(control.sockets[0]):  # their ends are part of it
+            assert time.monotonic() < until, f"{server.name} does not see that clients have left"
+        return 1e6 * (server.cpu() - begin) / number
+
+    return measure
+
+
+def still_open(sock: socket.socket) -> int:
+    """How many streams of ``/first`` the application has."""
+    sock.sendall(request("/publish?rounds=0&burst=0"))
+    answer = b""
+    while b"}" not in answer:
+        answer += sock.recv(65536)
+    return int(json.loads(answer[answer.index(b"{") :])["first"])
+
+
+def websockets(server: Peer, number: int, path: str = "/ws") -> Polls:
     """WebSockets that are open."""
     made = Polls(server, number)
     for sock in made.sockets:
         sock.sendall(
-            b"GET /ws HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+            b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
             b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            % path.encode()
         )
         head = b""
         while b"\r\n\r\n" not in head:
@@ -258,13 +292,18 @@ TEXT: Final = bytes((0x81, 0x80 | 100)) + bytes(4) + b"x" * 100
 
 
 class Latencies:
-    """Times between publishing and arriving, at a steady rate."""
+    """Times between publishing and arriving, at a steady rate.
 
-    def __init__(self, rate: float, seconds: float, quantile: float) -> None:
+    Args:
+        scale: 1000 for milliseconds.
+    """
+
+    def __init__(self, rate: float, seconds: float, quantile: float, scale: float = 1000) -> None:
         self._rate, self._seconds, self._quantile = rate, seconds, quantile
+        self._scale = scale
 
     def __call__(self, server: Peer, streams: Streams) -> float:
-        """Measure; returns milliseconds at the quantile."""
+        """Measure; returns the time at the quantile."""
         times: list[float] = []
 
         def seen(data: bytes) -> None:
@@ -274,7 +313,7 @@ class Latencies:
 
         streams.ask(server, f"/tick?rate={self._rate}&seconds={self._seconds}", seen)
         times.sort()
-        return 1000 * times[int(len(times) * self._quantile)]
+        return self._scale * times[int(len(times) * self._quantile)]
 
 
 def quiet_latency(  # noqa: C901 - one loop over all that happens
@@ -398,6 +437,35 @@ def cases(options: argparse.Namespace) -> list[Case]:
     )
     made += [
         Case(
+            f"connection set up{how}",
+            (name, f"stock {name}"),
+            f"stock {name}",
+            {name: 0.333},
+            1,
+            set_up(2_000 // scale),
+            Polls,
+        )
+        for name, how in (("handler", ""), ("raw", ", raw ASGI"))
+    ]
+    made += [
+        Case(
+            f"10 streams at 20/s, p50{how}",
+            peers,
+            against,
+            {peers[0]: 1.0},
+            10,
+            Latencies(20, 5 / scale, 0.5, 1e6),
+            Streams,
+            rounds=5,
+        )
+        for how, peers, against in (
+            ("", ("handler", "raw", sse), sse),
+            (": batches", ("handler", "one by one"), "one by one"),
+            (": end of turn", ("relay", "relay at once"), "relay at once"),
+        )
+    ]
+    made += [
+        Case(
             f"1000 streams at 20/s, p{100 * quantile:g}",
             ("handler", sse),
             sse,
@@ -413,13 +481,25 @@ def cases(options: argparse.Namespace) -> list[Case]:
     return [case for case in made if options.only in case.title]
 
 
-def memory(name: str, number: int) -> float:
-    """Kilobytes of each of so many idle streams."""
+IDLE: Final[dict[str, Callable[[Peer, int], Any]]] = {
+    "idle stream": Streams,
+    "idle WebSocket": lambda server, number: websockets(server, number, "/chat"),
+}
+"""What is opened, to see how much memory it takes."""
+IDLE_PEERS: Final = {
+    "idle stream": ("handler", "hibernating", "raw", "uvicorn starlette"),
+    "idle WebSocket": ("handler", "hibernating", "raw", "uvicorn starlette"),
+}
+IDLE_LIMITS: Final = {("idle WebSocket", "hibernating"): "14 kB"}
+
+
+def memory(name: str, number: int, what: Callable[[Peer, int], Any]) -> float:
+    """Kilobytes of each of so many idle connections."""
     with as_client(number + 300), peer(name) as server:
-        few = Streams(server, 50)
+        few = what(server, 50)
         time.sleep(1)  # memory settles with no event to wait for
         before = server.kilobytes()
-        many = Streams(server, number)
+        many = what(server, number)
         time.sleep(2)  # the same
         grown = server.kilobytes() - before
         few.close()
@@ -434,7 +514,7 @@ def versions() -> str:
     return f"Python {platform.python_version()}, {', '.join(parts)}"
 
 
-def table(measured: list[Case], sizes: dict[str, float]) -> Iterator[str]:
+def table(measured: list[Case], sizes: dict[tuple[str, str], float]) -> Iterator[str]:
     """The lines of a Markdown table."""
     yield "| case | peer | median | ratio | at most |"
     yield "|---|---|---|---|---|"
@@ -445,8 +525,9 @@ def table(measured: list[Case], sizes: dict[str, float]) -> Iterator[str]:
             limit = case.limits.get(name)
             shown = "" if limit is None else f"{limit:g}"
             yield f"| {case.title} | {name} | {figure:.1f} {case.unit} | {figure / base:.2f} | {shown} |"
-    for name, size in sizes.items():
-        yield f"| idle stream | {name} | {size:.1f} kB | | |"
+    for (title, name), size in sizes.items():
+        limit = IDLE_LIMITS.get((title, name), "")
+        yield f"| {title} | {name} | {size:.1f} kB | | {limit} |"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -455,7 +536,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a few seconds: does it run?")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that count")
     parser.add_argument("--only", default="", help="cases with this in their title")
-    parser.add_argument("--streams", type=int, default=5000, help="idle streams for the memory")
+    parser.add_argument("--streams", type=int, default=5000, help="idle connections for the memory")
     parser.add_argument("--write", type=Path, help="a Markdown page whose table is replaced")
     options = parser.parse_args(arguments)
     measured = cases(options)
@@ -463,10 +544,13 @@ def main(arguments: list[str] | None = None) -> None:
         run(case, 1 if options.quick else case.rounds or options.rounds)
         for line in list(table([case], {}))[2:]:
             print(line, flush=True)
-    sizes = {}
-    if options.only in "idle stream":
-        names = ("handler", "hibernating", "uvicorn starlette")
-        sizes = {name: memory(name, 200 if options.quick else options.streams) for name in names}
+    number = 200 if options.quick else options.streams
+    sizes = {
+        (title, name): memory(name, number, IDLE[title])
+        for title, names in IDLE_PEERS.items()
+        if options.only in title
+        for name in names
+    }
     lines = [*table(measured, sizes)]
     if options.only in "fairness":
         for name in ("handler", "raw"):

@@ -54,6 +54,25 @@ RULES: Final = {
         "a response that is complete when its head is written gets a content-length there, where"
         " the stock worker writes chunks."
     ),
+    "WebSockets' closes under trioloop serve": (
+        "the code and the reason of the client's close are told there, where the stock worker knows"
+        " none; a close for what is too large, 1009, says in its reason what was; an ending that"
+        " finds the client gone is Disconnected, as for requests, and so is any write, where the"
+        " stock worker swallows it and lets the handler go on to what the client had sent before."
+    ),
+    "busy WebSockets under trioloop serve": (
+        "what a client sends while nobody receives stays with the kernel there, for backpressure, and"
+        " is looked at every second: so the close of a client whose handler is busy or has paused is"
+        " answered up to a second later, what the handler says until then is still written, and a"
+        " message that is too large is found without being asked for. So handlers of generated"
+        " scenarios are not busy while their clients go on (`steps(busy=False)`)."
+    ),
+    "early WebSockets": (
+        "a client that has something to send waits for the answer to its handshake, behind which the"
+        " handler may have written more by then. Whether the client's close or the handler's message"
+        " is first is a race, and other schedulers decide it in other ways. So clients of generated"
+        " scenarios do not send or close before the handshake is over (`tell(early=False)`)."
+    ),
     "other applications under trioloop serve": (
         "an ASGI application that is no handler can tell the two workers apart: trioloop's raises"
         " OSError from a send that nobody will get, joins the end of a body to its last piece,"
@@ -63,6 +82,8 @@ RULES: Final = {
 }
 """Each difference that is not compared, with its reason."""
 
+LOOK: Final = 1.0
+"""Seconds between two looks at what the client of a busy WebSocket has sent."""
 _SERVERS_HEADERS: Final = frozenset({b"date", b"server", b"transfer-encoding", b"connection"})
 LOST: Final = "Disconnected(None, )"
 REFUSAL: Final = [("head", (400, ((b"content-length", b"0"),))), ("eof", "end")]
@@ -124,6 +145,46 @@ def _without_what_is_lost(fake: Account, real: Account) -> tuple[tuple[Any, ...]
     is_cut = bool(real.seen) and real.seen[-1][1:] == ("eof", "cut")
     kept = real.seen[:-1] if is_cut else real.seen
     return real.seen if fake.seen[: len(kept)] == kept else fake.seen
+
+
+def websocket_as_trioloop_serve(
+    fake: tuple[list[Any], list[Any]], real: tuple[list[Any], list[Any]]
+) -> tuple[list[Any], list[Any]]:
+    """The fake's account of a WebSocket with the rules for that worker applied.
+
+    Args:
+        fake: what the client saw and what the application noted.
+        real: the same on the other tier.
+    """
+    reasons = [note for note in real[1] if note[1] == "terminate"]
+    is_lost = bool(reasons) and reasons[0][2].startswith("Disconnected(")
+    notes: list[Any] = []
+    unmatched = list(real[1])
+    for note in fake[1]:
+        own = reasons[0] if is_lost and note[:2] == reasons[0][:2] else note
+        if own in unmatched:
+            unmatched.remove(own)
+        elif is_lost and _is_of_the_end(note, reasons[0][0]):
+            continue
+        notes.append(own)
+    ends = ("close", "eof")
+    return [_end_as(one, real[0]) if one[1] in ends else one for one in fake[0]], notes
+
+
+def _is_of_the_end(note: tuple[Any, ...], end: float) -> bool:
+    """Whether a callback began at the instant of the end, as on the fake, which swallows writes."""
+    return note[0] == end and note[1] in ("receive", "info")
+
+
+def _end_as(one: tuple[Any, ...], real: list[Any]) -> tuple[Any, ...]:
+    """A close, or the end, at the time of the real one; and with its reason, for 1009."""
+    time, what, value = one
+    for other in real:
+        is_as_late = other[1] == what and 0 <= other[0] - time <= LOOK
+        is_too_large = what == "close" and value[0] == other[2][0] == 1009
+        if is_as_late and (other[2] == value or is_too_large):
+            return tuple(other)
+    return one
 
 
 def _with_length(

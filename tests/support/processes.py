@@ -80,6 +80,10 @@ class ServerProcess:
         """Send a signal to the process itself, not to those that it started."""
         self._process.send_signal(number)
 
+    def send_signal_to_all(self, number: signal.Signals) -> None:
+        """Send a signal to the process and all that it started, as systemd and a terminal do."""
+        os.killpg(self._process.pid, number)
+
     async def wait(self, *, within: float = DEADLINE) -> int:
         """Wait for its end, and for the last of its output.
 
@@ -125,6 +129,7 @@ async def server_process(
     env: Mapping[str, str] | None = None,
     ready: str = LISTENING,
     within: float = DEADLINE,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncGenerator[ServerProcess, None]:
     """Run this Python with `arguments`, and wait until it is ready; it is killed in the end.
 
@@ -135,6 +140,7 @@ async def server_process(
         ready: The regular expression whose match in the output says that it is ready; its group
             ``port``, if it has one, becomes `ServerProcess.port`.
         within: Seconds until it must be ready.
+        pass_fds: Open files that it gets under the same numbers.
 
     Yields:
         The server.
@@ -149,6 +155,7 @@ async def server_process(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # a process group, to end it as a whole
+        pass_fds=pass_fds,
     )
     assert process.stdout is not None
     server = ServerProcess(process)

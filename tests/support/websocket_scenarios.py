@@ -212,7 +212,9 @@ def open_websocket(simulation: Any, target: str) -> Any:
 # -- playing --------------------------------------------------------------------------------------
 
 
-def play(steps: Iterable[Step], simulation: Simulation, app: Application) -> list[Any]:
+def play(
+    steps: Iterable[Step], simulation: Simulation, app: Application, *, early: bool = True
+) -> list[Any]:
     """Carry out the steps, and let all that is bounded by time come to its end."""
     clients: list[Any] = []
     left: set[int] = set()
@@ -222,7 +224,9 @@ def play(steps: Iterable[Step], simulation: Simulation, app: Application) -> lis
         elif step.verb == "advance":
             simulation.advance(step.arg * EIGHTH)
         elif clients:
-            _act(step, step.who % len(clients), clients, left, simulation, app)
+            who = step.who % len(clients)
+            if early or step.verb not in ("send", "close") or clients[who].transcript:
+                _act(step, who, clients, left, simulation, app)
     simulation.advance(12)
     simulation.shut_down(1 + OFF_GRID)
     return clients
@@ -248,11 +252,17 @@ _OWN: Final = frozenset(
 )
 
 
-def tell(tier: type[Any], steps: Iterable[Step]) -> list[Any]:
-    """Play the steps on a tier; what the clients saw and the application noted, normalised."""
+def tell(tier: type[Any], steps: Iterable[Step], *, early: bool = True) -> list[Any]:
+    """Play the steps on a tier; what the clients saw and the application noted, normalised.
+
+    Args:
+        tier: of `tiers`.
+        steps: of the scenario.
+        early: whether clients may send or close before their handshake is over.
+    """
     app: Any = Application()
     with tier(app) as simulation:
-        clients = play(steps, simulation, app)
+        clients = play(steps, simulation, app, early=early)
         seen = [[_shown(one) for one in client.transcript] for client in clients]
         notes = [(n, time, what, plain(detail)) for n, time, what, detail in app.hub.notes]
     by_client = [[note[1:] for note in notes if note[0] == str(n)] for n in range(len(clients))]
@@ -275,6 +285,7 @@ _INITS = st.sampled_from(
 _WORDS = st.sampled_from(
     ("hello", "several", "work", "crash", "bad", "quit", "close", "pause", b"\xff\x00", "x" * 301)
 )
+_BUSY: Final = ("work", "pause")
 _ORDERS = st.sampled_from(
     [
         *(("say", size) for size in (3, 200, 5000)),
@@ -283,17 +294,20 @@ _ORDERS = st.sampled_from(
 )
 
 
-def steps(*, stalls: bool) -> st.SearchStrategy[list[Step]]:
+def steps(*, stalls: bool, busy: bool = True) -> st.SearchStrategy[list[Step]]:
     """Scenarios.
 
     Args:
         stalls: whether clients stop reading.
+        busy: whether handlers work, or pause, while their clients go on.
     """
+    words = _WORDS if busy else _WORDS.filter(lambda word: word not in _BUSY)
+    orders = _ORDERS if busy else _ORDERS.filter(lambda order: order[0] not in _BUSY)
     moves = [
         st.builds(lambda init: Step("open", 0, init), _INITS),
-        st.builds(lambda who, word: Step("send", who, word), _WHO, _WORDS),
-        st.builds(lambda who, word: Step("send", who, word), _WHO, _WORDS),
-        st.builds(lambda who, order: Step("tell", who, order), _WHO, _ORDERS),
+        st.builds(lambda who, word: Step("send", who, word), _WHO, words),
+        st.builds(lambda who, word: Step("send", who, word), _WHO, words),
+        st.builds(lambda who, order: Step("tell", who, order), _WHO, orders),
         st.builds(lambda eighths: Step("advance", 0, eighths), st.sampled_from((1, 4, 8, 16, 24))),
         st.builds(lambda who, code: Step("close", who, code), _WHO, st.sampled_from((1000, 4001))),
         st.builds(

@@ -1,4 +1,7 @@
-"""The fake's WebSockets behave as Hypercorn's: the same steps on both, with equal accounts."""
+"""The fake's WebSockets behave as Hypercorn's, and as those of ``trioloop serve``.
+
+The same steps are played on the fake and on a real server, with equal accounts.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from support.tiers import T0, T1, T2
+from support.normal import websocket_as_trioloop_serve
+from support.tiers import T0, T1, T2, T3, T0Told
 from support.websocket_scenarios import Step, steps, tell
 
 LONG = bool(os.environ.get("TRIOLOOP_LONG"))
-IN_MEMORY, OVER_TCP = (5_000, 500) if LONG else (250, 40)
+IN_MEMORY, OVER_TCP, ON_OURS = (5_000, 500, 2_000) if LONG else (250, 40, 150)
 
 open_one = Step("open", 0, "nothing")
 
@@ -59,6 +63,20 @@ def test_a_stalled_scenario_has_the_same_account_in_memory(name):
     assert tell(T1, STALLED[name]) == tell(T0, STALLED[name])
 
 
+def assert_same(scenario, tier):
+    assert tell(tier, scenario, early=False) == tell(T0, scenario, early=False)
+
+
+def assert_same_on_ours(scenario, *, early=False):
+    fake, real = (tell(tier, scenario, early=early) for tier in (T0Told, T3))
+    assert real == [websocket_as_trioloop_serve(*pair) for pair in zip(fake, real, strict=True)]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_has_the_same_account_under_trioloop_serve(name):
+    assert_same_on_ours(SCENARIOS[name], early=True)
+
+
 quick = settings(
     deadline=None,
     derandomize=not LONG,
@@ -69,10 +87,16 @@ quick = settings(
 @settings(quick, max_examples=IN_MEMORY)
 @given(scenario=steps(stalls=True))
 def test_generated_scenarios_have_the_same_account_in_memory(scenario):
-    assert tell(T1, scenario) == tell(T0, scenario)
+    assert_same(scenario, T1)
 
 
 @settings(quick, max_examples=OVER_TCP)
 @given(scenario=steps(stalls=False))
 def test_generated_scenarios_have_the_same_account_over_tcp(scenario):
-    assert tell(T2, scenario) == tell(T0, scenario)
+    assert_same(scenario, T2)
+
+
+@settings(quick, max_examples=ON_OURS)
+@given(scenario=steps(stalls=False, busy=False))
+def test_generated_scenarios_have_the_same_account_under_trioloop_serve(scenario):
+    assert_same_on_ours(scenario)

@@ -18,7 +18,7 @@ import struct
 from collections import deque
 from typing import Any, Final
 
-from websockets.exceptions import ProtocolError
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.base import Extension
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
@@ -41,6 +41,26 @@ _Utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 _quiet = logging.getLogger("trioloop.server.websockets")
 _quiet.setLevel(logging.CRITICAL)  # what it says is said by the access log
+
+
+class _Protocol(Protocol):
+    """Mended: any control frame may come within a message, and is no part of it (RFC 6455, 5.4).
+
+    The original takes a close there for a violation, and a ping for more of the message.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(SERVER, state=OPEN, max_size=limit + MAX_PING, logger=_quiet)
+        self.limit: int = limit
+
+    def recv_frame(self, frame: Frame) -> None:
+        size = (self.current_size or 0) + len(frame.data)
+        if frame.opcode is Opcode.CLOSE:
+            self.current_size = None
+        super().recv_frame(frame)
+        if size > self.limit and frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            self.events.pop()
+            raise PayloadTooBig(size, self.limit)
 
 
 class Frames:
@@ -72,7 +92,7 @@ class Frames:
     )
 
     def __init__(self, max_size: int, extension: Extension | None) -> None:
-        self._protocol = Protocol(SERVER, state=OPEN, max_size=max_size, logger=_quiet)
+        self._protocol = _Protocol(max_size)
         if extension is not None:
             self._protocol.extensions = [extension]
         self._plain = extension is None
@@ -113,8 +133,7 @@ class Frames:
             if len(buffer) < 4:
                 return False
             length, start = int.from_bytes(buffer[2:4], "big"), 8
-        limit = self._protocol.max_message_size
-        if not 0 <= length <= _WHOLE or length == 127 or (limit is not None and length > limit):
+        if not 0 <= length <= _WHOLE or length == 127 or length > self._protocol.limit:
             self._feed_protocol(buffer)  # large, unmasked, or too large
             return True
         end = start + length

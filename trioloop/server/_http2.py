@@ -34,17 +34,18 @@ from hypercorn.protocol.h2 import (
     H2Protocol,
     StreamBuffer,
 )
-from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import filter_pseudo_headers
 
+from ._response import Framing, Response
 from ._scope import SHUTDOWN, address_of
 from ._transport import ClientGone, says_client_gone
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from hypercorn.config import Config
     from hypercorn.trio.worker_context import WorkerContext
@@ -258,8 +259,19 @@ class _Protocol(H2Protocol):
         assert event.flow_controlled_length is not None
         if stream is None or stream.closed or not event.data:
             self.acknowledge(event.stream_id, event.flow_controlled_length)
+        elif not stream.task_group.put_body(event.data, event.flow_controlled_length):
+            self.acknowledge(event.stream_id, event.flow_controlled_length)
+            await self._refuse_body(stream)
+
+    async def _refuse_body(self, stream: Any) -> None:
+        """A body is too large: answer in place of the application, or cut its answer."""
+        if stream.state is ASGIHTTPState.REQUEST:
+            self._answer(stream.stream_id, 413)
+            self._reset(stream.stream_id, h2.errors.ErrorCodes.NO_ERROR)  # RFC 9113, 8.1
         else:
-            stream.task_group.put_body(event.data, event.flow_controlled_length)
+            self._reset(stream.stream_id, h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
+        await self._close_stream(stream.stream_id)
+        await self._forget(stream.stream_id)
 
     def acknowledge(self, stream_id: int, number: int) -> None:
         """Let the client send as much again."""
@@ -289,6 +301,12 @@ class _Protocol(H2Protocol):
             self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
             await self._flush()
             await self.send(Closed())
+            return
+        refusal = self._too_large(request.headers or [])
+        if refusal:
+            self._answer(stream_id, refusal)
+            if request.stream_ended is None:
+                self._reset(stream_id, h2.errors.ErrorCodes.NO_ERROR)
             return
         call: Any = _Call(self, stream_id)  # all of a task group that a stream knows
         stream = HTTPStream(
@@ -323,6 +341,23 @@ class _Protocol(H2Protocol):
     ) -> None:
         """Server push is gone from the browsers; Hypercorn's creates streams of its own."""
 
+    def _too_large(self, headers: Sequence[tuple[bytes, bytes]]) -> int:
+        """The status of the answer to a request that has more of something than is served; or 0."""
+        settings = self.worker.settings
+        if sum(not name.startswith(b":") for name, _ in headers) > settings.max_headers:
+            return 431
+        lengths = [value for name, value in headers if name == b"content-length"]
+        if any(int(value) > settings.max_body_size for value in lengths):  # h2 has looked at them
+            return 413
+        return 0
+
+    def _answer(self, stream_id: int, status: int) -> None:
+        """Answer in place of the application."""
+        headers = [(b":status", b"%d" % status), (b"content-length", b"0")]
+        headers += self.config.response_headers("h2")
+        with suppress(h2.exceptions.ProtocolError):  # it is over
+            self.connection.send_headers(stream_id, headers, end_stream=True)
+
     def _reset(self, stream_id: int, code: h2.errors.ErrorCodes) -> None:
         with suppress(h2.exceptions.ProtocolError):  # it is over
             self.connection.reset_stream(stream_id, error_code=code)
@@ -348,7 +383,9 @@ class _Call:
     """The ASGI call of one stream: what an `HTTPStream` knows as its task group.
 
     Mended: an application that does not receive does not stop its connection; after a disconnect
-    ``receive`` says so again and ``send`` raises `OSError` (ASGI 2.4).
+    ``receive`` says so again and ``send`` raises `OSError` (ASGI 2.4). What cannot be sent raises
+    what it does over HTTP/1.1. The head of a response waits for the first piece of its body, so
+    that a crash before that is answered with 500.
     """
 
     def __init__(self, protocol: _Protocol, stream_id: int) -> None:
@@ -358,6 +395,9 @@ class _Call:
             deque()
         )  # flow-controlled lengths of bodies that nobody has read
         self._gone = False
+        self._size = 0  # of the body so far
+        self._response: Response | None = None
+        self._head: Any = None  # the message that starts the response, while it waits
         self._put, self._events = trio.open_memory_channel[dict[str, Any]](math.inf)
 
     async def spawn_app(
@@ -381,10 +421,18 @@ class _Call:
             self._gone = True
         self._put.send_nowait(event)
 
-    def put_body(self, data: bytes, length: int) -> None:
-        """Take a piece of the body; `length` bytes of the window are given back when it is read."""
+    def put_body(self, data: bytes, length: int) -> bool:
+        """Take a piece of the body; `length` bytes of the window are given back when it is read.
+
+        Returns:
+            False when the body is larger than allowed: nothing was taken.
+        """
+        self._size += len(data)
+        if self._size > self._protocol.worker.settings.max_body_size:
+            return False
         self._waiting.append(length)
         self._put.send_nowait({"type": "http.request", "body": bytes(data), "more_body": True})
+        return True
 
     async def _receive(self) -> dict[str, Any]:
         if self._gone:
@@ -403,6 +451,16 @@ class _Call:
             if self._gone:
                 await trio.lowlevel.checkpoint()
                 raise ClientGone("the client is gone")
+            self._check(scope["method"], message)
+            if message["type"] == "http.response.start":
+                headers = message.get("headers", ())
+                if message["status"] == 204:  # RFC 9110, 8.6: it has no length
+                    headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
+                self._head = {**message, "headers": headers}
+                return
+            if self._head is not None:
+                head, self._head = self._head, None
+                await send(head)
             await send(message)
 
         try:
@@ -410,6 +468,21 @@ class _Call:
             await send(None)
         finally:
             self._protocol.calls -= 1
+
+    def _check(self, method: str, message: Any) -> None:
+        """Refuse what cannot be sent: Hypercorn does not look, and h2 only strips what it knows."""
+        if message["type"] == "http.response.start":
+            if self._response is not None:
+                raise RuntimeError("the response has started already")
+            headers = message.get("headers", ())
+            self._response = Response(int(message["status"]), headers, method, "1.1")
+            return
+        response = self._response
+        is_body = message["type"] == "http.response.body"
+        if is_body and response is not None and response.framing is Framing.LENGTH:
+            response.frame(message.get("body", b""))
+            if not message.get("more_body", False):
+                response.end()
 
     async def _call(self, app: AppWrapper, scope: Any, send: Any) -> None:
         log = self._protocol.worker.log

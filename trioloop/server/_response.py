@@ -89,6 +89,8 @@ class Response:
                 if self._left >= 0 or not value.isdigit():
                     raise ValueError(f"content-length: {value!r}")
                 self._left = int(value)
+                if status == 204:  # RFC 9110, 8.6: it must not have one
+                    continue
             elif lower == b"transfer-encoding":
                 continue
             elif lower == b"connection" and b"close" in value.lower():

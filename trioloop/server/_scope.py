@@ -138,7 +138,7 @@ def http_scope(head: Head, around: Surroundings) -> Scope:
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": head.version,
-        "method": head.method,
+        "method": head.method.upper(),  # as ASGI has it, whatever was sent
         "scheme": "https" if around.tls else "http",
         "path": unquote(path) if "%" in path else path,
         "raw_path": raw_path,
