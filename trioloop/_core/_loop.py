@@ -89,14 +89,12 @@ async def take_turns(m: Machine) -> None:
         awaitable = m.handle(message)
         if awaitable is not None:
             await m.complete(awaitable)
-        m.message_done(message)
+        writing = m.message_done(message)
         turns += 1
         if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
-            writing = m.flush(m.note_silence())
-            if writing is None:
-                await trio.lowlevel.checkpoint()
-            else:
-                await writing
+            writing = writing or m.flush(m.note_silence()) or trio.lowlevel.checkpoint()
+        if writing is not None:
+            await writing
 
 
 def begin_to_write_or_wait(m: Machine) -> Awaitable[object] | None:

@@ -305,9 +305,7 @@ class Machine:
         self.hibernating = False
         if type(message) is Received:
             self.note_silence()  # of the mailbox: what the client sends does not move it
-            awaitable = self.begin("receive", message.callback, message.data)
-            self.output.data_started()
-            return awaitable
+            return self.begin("receive", message.callback, message.data)
         self.called = True
         self.handled += 1
         self.current = message
@@ -315,11 +313,22 @@ class Machine:
             return self.begin("notify", self.handler.notify, message.message)
         return self.begin("info", self.handler.info, message)
 
-    def message_done(self, message: object) -> None:
-        """The callback has returned: messages that were put back may have their turn now."""
+    def message_done(self, message: object) -> Awaitable[None] | None:
+        """The callback has returned: messages that were put back may have their turn now.
+
+        Returns:
+            What to await, when the client is answered before more of it is heard.
+        """
         self.current = NOTHING
-        if not (self.postpone or self._postponed) or type(message) is Received:
-            return
+        if type(message) is Received:
+            writing = self.flush(trio.current_time()) if self.output.pending else None
+            self.output.data_done()
+            return writing
+        if self.postpone or self._postponed:
+            self._postpone_or_retry(message)
+        return None
+
+    def _postpone_or_retry(self, message: object) -> None:
         if not (self.postpone and self._retrying):
             self._retries, self._postponed = self._put_back(), _NONE
         if self.postpone:
@@ -505,6 +514,8 @@ class Machine:
                     self._abandon(awaitable)
             if self.reason is not None:
                 return
+        if callback == "receive":
+            self.output.data_done()  # the client is heard while the callback runs
         self.phase = "callback"
         try:
             outcome = await (self._interruptible(awaitable) if self.resident else awaitable)

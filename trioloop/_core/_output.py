@@ -41,8 +41,8 @@ class Output(Protocol):
         """Take what the client has sent; asked only after the machine's ``offer``."""
         raise NotImplementedError
 
-    def data_started(self) -> None:
-        """The callback has been called for what `next_data` gave: the client may send more."""
+    def data_done(self) -> None:
+        """What `next_data` gave has been answered, or will be: the client may send more."""
 
     def initialised(self) -> bool:
         """``init`` has returned; true when that ends the handler (HEAD)."""

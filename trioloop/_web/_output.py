@@ -112,7 +112,7 @@ class HTTPOutput:
     def initialised(self) -> bool:
         return self._head
 
-    def data_started(self) -> None:
+    def data_done(self) -> None:
         """A request's body is read, not received."""
 
     def wake_at(self, deadline: float) -> None:

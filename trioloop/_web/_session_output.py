@@ -84,7 +84,7 @@ class SessionOutput:
     def next_data(self) -> Received:
         return Received(self._handler.receive, self._session.take_data())
 
-    def data_started(self) -> None:
+    def data_done(self) -> None:
         """`Session.give` has waited for room, not for this."""
 
     def initialised(self) -> bool:

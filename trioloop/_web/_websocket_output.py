@@ -113,7 +113,7 @@ class WebSocketOutput:
     def next_data(self) -> Received:
         return Received(self._handler.receive, self._link.take_data())
 
-    def data_started(self) -> None:
+    def data_done(self) -> None:
         self._link.read_on()
 
     def initialised(self) -> bool:

@@ -111,10 +111,17 @@ class Frames:
         """Take messages out of the buffer, until the inbox is full or there is no whole frame."""
         self.heard = True
         while buffer and not self.closed and len(self.inbox) < MAX_INBOX:
-            if not self._is_between_messages() or buffer[0] not in (_TEXT, _BINARY):
-                self._feed_protocol(buffer)
-            elif not self._take_plain(buffer):
-                return
+            if not self._is_between_messages():
+                self._feed_protocol(buffer, _STEP)
+            elif buffer[0] in (_TEXT, _BINARY):
+                if not self._take_plain(buffer):
+                    return
+            elif buffer[0] & 0x08:  # a control frame, alone: more than one may end the messages
+                if self.inbox and buffer[0] & 0x0F == Opcode.CLOSE:
+                    return  # it is answered when the messages before it are
+                self._feed_protocol(buffer, 6 + (buffer[1] & 0x7F) if len(buffer) > 1 else 1)
+            else:
+                self._feed_protocol(buffer, _STEP)
 
     def feed_end(self) -> None:
         """The client has left."""
@@ -134,7 +141,7 @@ class Frames:
                 return False
             length, start = int.from_bytes(buffer[2:4], "big"), 8
         if not 0 <= length <= _WHOLE or length == 127 or length > self._protocol.limit:
-            self._feed_protocol(buffer)  # large, unmasked, or too large
+            self._feed_protocol(buffer, _STEP)  # large, unmasked, or too large
             return True
         end = start + length
         if len(buffer) < end:
@@ -144,9 +151,9 @@ class Frames:
         del buffer[:end]
         return True
 
-    def _feed_protocol(self, buffer: bytearray) -> None:
-        piece = bytes(buffer[:_STEP])
-        del buffer[:_STEP]
+    def _feed_protocol(self, buffer: bytearray, size: int) -> None:
+        piece = bytes(buffer[:size])
+        del buffer[:size]
         protocol = self._protocol
         protocol.receive_data(piece)
         for frame in protocol.events_received():
