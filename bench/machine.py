@@ -88,6 +88,11 @@ class Tape:
         self.steps: list[str] = []
         self.answers: list[bool] = []
 
+    def rewind(self) -> None:
+        """Begin another turn."""
+        self.steps.clear()
+        self.answers.clear()
+
     def recorded(self, function: Callable[..., None]) -> Callable[..., None]:
         """A rule that is written down."""
 
@@ -192,13 +197,13 @@ def measure(case: str, machine: type[HandlerMachine], *, examples: int, repeats:
     costs: list[list[float]] = [[], []]
     for turn in range(repeats + 1):
         for (tape, side), cost in zip(sides, costs, strict=True):
-            tape.__init__()
+            tape.rewind()
             before = time.process_time()
             run(side, examples=examples, seeded=turn)
             if turn:  # the first one warms up
                 cost.append(1e6 * (time.process_time() - before) / len(tape.steps))
-        if ours.steps != floor.steps or ours.answers != floor.answers:
-            print("DIFF", turn, len(ours.steps), len(floor.steps))
+        if (ours.steps, ours.answers) != (floor.steps, floor.answers):
+            raise RuntimeError(f"the two machines have drawn different steps in turn {turn}")
     ratios = tuple(ours / floor for ours, floor in zip(*costs, strict=True))
     return Result(case, median(costs[0]), median(costs[1]), median(ratios), ratios)
 

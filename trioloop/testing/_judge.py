@@ -107,7 +107,7 @@ class Judge:
         if len(acceptors) < len(world.handlers):
             self._meet(world.handlers[len(acceptors) :])
         entries = world.journal.entries
-        for self._next in range(self._next, len(entries)):
+        while self._next < len(entries):
             entry = entries[self._next]
             if entry.who != "test":
                 found = acceptors.get(entry.who) or self._clients.get(entry.who)
@@ -116,7 +116,7 @@ class Judge:
             elif entry.what in TOLD_OF_THE_TEST:
                 for acceptor in acceptors.values():
                     acceptor.follow(self._next, entry)
-        self._next = len(entries)
+            self._next += 1
 
     def _meet(self, handlers: Iterable[Observed]) -> None:
         """Handlers that are new."""
