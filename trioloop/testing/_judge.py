@@ -130,11 +130,8 @@ class Judge:
             self._acceptors[observed.name] = acceptor
             self._clients[observed.client] = acceptor
             self._living.append(acceptor)
-        self._watched = [
-            (exchange, acceptor)
-            for exchange in self._world.exchanges
-            if (acceptor := self._clients.get(exchange.name)) in self._living
-        ]
+        theirs = ((one, self._clients.get(one.name)) for one in self._world.exchanges)
+        self._watched = [(one, each) for one, each in theirs if each and each in self._living]
 
     def _ask_for_what_is_owed(self) -> None:
         now = self._world.now()

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import outcome
 import trio
 
 from ._clock import VirtualClock
@@ -54,9 +53,8 @@ def hurry(tick: Callable[[], object], clock: VirtualClock, most: int) -> int:
 
 def _nothing_new(held: Any) -> Any:
     """The empty collection of events that a run gets next; `None` if it gets something else."""
-    if type(held) is outcome.Value and held.value is not None and not held.value:
-        return held.value
-    return None
+    events: Any = getattr(held, "value", None)  # an error has none
+    return None if events else events
 
 
 def _step(send: Callable[[Any], object], events: Any, clock: VirtualClock, most: int) -> int:
