@@ -163,8 +163,10 @@ class World:
         acts_for_the_application.set(True)
         _served.set(exchange)
         self._calls.append(exchange)
-        await exchange.connection.run(self.app, scope)
-        self._calls.remove(exchange)
+        try:
+            await exchange.connection.run(self.app, scope)
+        finally:
+            self._calls.remove(exchange)
 
     @property
     def busy(self) -> bool:
