@@ -1,13 +1,16 @@
 """CPU per step of the shipped state machine, against the same machine with empty rules.
 
-The empty machine draws what the other draws and does nothing with it: it is Hypothesis's own floor.
-The turns alternate in one process, from the same seeds, and the ratio is the median of the ratios
-of neighbours.
+The empty machine is Hypothesis's own floor: it draws what the other has just drawn, value for
+value, and does nothing with it. Which rules Hypothesis may draw, and how often it has to draw again,
+hangs on the preconditions, so those of the empty machine answer from a tape what the other's have
+answered; that both have made the same steps is checked. The turns alternate in one process, from
+the same seeds, and the ratio is the median of the ratios of neighbours.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 import logging
 import sys
@@ -22,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import print_table
 from hypothesis import HealthCheck, Phase, seed, settings
-from hypothesis.stateful import initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 
 from trioloop import EventStreamHandler, LoopHandler, Reply, ServerSentEvent
 from trioloop.testing import HandlerMachine
@@ -78,41 +81,84 @@ class PollMachine(HandlerMachine):
 MARKERS = {"hypothesis_stateful_rule": rule, "hypothesis_stateful_initialize_rule": initialize}
 
 
-def emptied(machine: type[HandlerMachine], steps: list[int]) -> type[HandlerMachine]:
-    """The same rules, with the same arguments, that only count themselves."""
+class Tape:
+    """What a machine has done in a turn: its steps, and what its preconditions have answered."""
 
-    class Empty(machine):
-        """Does nothing."""
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.answers: list[bool] = []
+
+    def rewind(self) -> None:
+        """Begin another turn."""
+        self.steps.clear()
+        self.answers.clear()
+
+    def recorded(self, function: Callable[..., None]) -> Callable[..., None]:
+        """A rule that is written down."""
+
+        @functools.wraps(function)
+        def record(*args: Any, **values: Any) -> None:
+            self.steps.append(function.__name__)
+            function(*args, **values)
+
+        return record
+
+    def listening(self, holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+        """A precondition whose answers are written down."""
+
+        def ask(machine: object) -> bool:
+            answer = bool(holds(machine))
+            self.answers.append(answer)
+            return answer
+
+        return ask
+
+    def played(self, function: Callable[..., None]) -> Callable[..., None]:
+        """A rule that does nothing."""
+        name = function.__name__
+
+        def count(_self: object, **_values: Any) -> None:
+            self.steps.append(name)
+
+        count.__name__ = name
+        return count
+
+    def answering(self, tape: Tape) -> Callable[[object], bool]:
+        """A precondition that answers as one has answered on another tape."""
+
+        def answer(_machine: object) -> bool:
+            told = tape.answers[len(self.answers)]
+            self.answers.append(told)
+            return told
+
+        return answer
+
+
+def rewritten(
+    machine: type[HandlerMachine],
+    write: Callable[[Callable[..., None]], Callable[..., None]],
+    ask: Callable[[Callable[[Any], bool]], Callable[[Any], bool]],
+) -> type[HandlerMachine]:
+    """The same machine, with the same arguments of other rules and preconditions.
+
+    Args:
+        machine: the shipped one.
+        write: makes a rule of a rule.
+        ask: makes a precondition of a precondition.
+    """
+
+    class Rewritten(machine):
+        """The same."""
 
     for name, method in inspect.getmembers(machine):
         for marker, decorate in MARKERS.items():
             known = getattr(method, marker, None)
             if known is not None:
-                setattr(Empty, name, decorate(**known.arguments)(counting(name, steps)))
-    return Empty
-
-
-def counting(name: str, steps: list[int]) -> Callable[..., None]:
-    """A rule that only counts."""
-
-    def count(_self: object, **_values: Any) -> None:
-        steps[0] += 1
-
-    count.__name__ = name
-    return count
-
-
-def counted(machine: type[HandlerMachine], steps: list[int]) -> type[HandlerMachine]:
-    """The same machine, which counts its steps when it has ended."""
-
-    class Counted(machine):
-        """Counts."""
-
-        def teardown(self) -> None:
-            steps[0] += len(self.steps)
-            super().teardown()
-
-    return Counted
+                changed = decorate(**known.arguments)(write(known.function))
+                for holds in known.preconditions:
+                    changed = precondition(ask(holds))(changed)
+                setattr(Rewritten, name, changed)
+    return Rewritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +189,21 @@ def measure(case: str, machine: type[HandlerMachine], *, examples: int, repeats:
         examples: of one turn.
         repeats: turns of each machine.
     """
-    steps = [0]
-    sides = (counted(machine, steps), emptied(machine, steps))
+    ours, floor = Tape(), Tape()
+    sides = (
+        (ours, rewritten(machine, ours.recorded, ours.listening)),
+        (floor, rewritten(machine, floor.played, lambda _: floor.answering(ours))),
+    )
     costs: list[list[float]] = [[], []]
     for turn in range(repeats + 1):
-        for side, cost in zip(sides, costs, strict=True):
-            steps[0] = 0
+        for (tape, side), cost in zip(sides, costs, strict=True):
+            tape.rewind()
             before = time.process_time()
             run(side, examples=examples, seeded=turn)
             if turn:  # the first one warms up
-                cost.append(1e6 * (time.process_time() - before) / steps[0])
+                cost.append(1e6 * (time.process_time() - before) / len(tape.steps))
+        if (ours.steps, ours.answers) != (floor.steps, floor.answers):
+            raise RuntimeError(f"the two machines have drawn different steps in turn {turn}")
     ratios = tuple(ours / floor for ours, floor in zip(*costs, strict=True))
     return Result(case, median(costs[0]), median(costs[1]), median(ratios), ratios)
 

@@ -180,7 +180,12 @@ class FakeConnection:
                 self._nursery.start_soon(self._call, app, scope, name=f"call of {self.name}")
                 await self._read()
         finally:
+            del self._nursery  # the connection is kept for long, and its tasks need not be
             self._close()
+
+    def cancel(self) -> None:
+        """The server cancels what is left of it."""
+        self._nursery.cancel_scope.cancel()
 
     async def _read(self) -> None:
         """Take what arrives to the application; wait while its queue is full."""

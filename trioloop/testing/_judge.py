@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from .._core._errors import MessageTooLarge, SendTimedOut
@@ -16,10 +16,11 @@ from .._core._reasons import (
     TerminateReason,
     TimedOut,
 )
-from ._laws import Acceptor, LawBroken, Violation
+from ._laws import TOLD_OF_THE_TEST, Acceptor, LawBroken, Violation
 
 if TYPE_CHECKING:
     from ._exchange import Exchange
+    from ._observer import Observed
     from ._world import World
 
 
@@ -57,7 +58,8 @@ class Judge:
         self._world = world
         self._acceptors: dict[str, Acceptor] = {}
         self._clients: dict[str, Acceptor] = {}
-        self._done: set[Acceptor] = set()  # of whom nothing more can come
+        self._living: list[Acceptor] = []  # of whom something more can come
+        self._watched: list[tuple[Exchange, Acceptor]] = []  # likewise, with their clients
         self._next = 0
         self._rested: tuple[int, float] | None = None  # entries and time, when all was in order
         self.violation: Violation | None = None
@@ -101,8 +103,24 @@ class Judge:
             raise
 
     def _follow(self) -> None:
-        entries = self._world.journal.entries
-        for observed in self._world.handlers[len(self._acceptors) :]:
+        world, acceptors = self._world, self._acceptors
+        if len(acceptors) < len(world.handlers):
+            self._meet(world.handlers[len(acceptors) :])
+        entries = world.journal.entries
+        while self._next < len(entries):
+            entry = entries[self._next]
+            if entry.who != "test":
+                found = acceptors.get(entry.who) or self._clients.get(entry.who)
+                if found is not None:
+                    found.follow(self._next, entry)
+            elif entry.what in TOLD_OF_THE_TEST:
+                for acceptor in acceptors.values():
+                    acceptor.follow(self._next, entry)
+            self._next += 1
+
+    def _meet(self, handlers: Iterable[Observed]) -> None:
+        """Handlers that are new."""
+        for observed in handlers:
             acceptor = Acceptor(
                 observed.handler,
                 observed.name,
@@ -111,33 +129,27 @@ class Judge:
             )
             self._acceptors[observed.name] = acceptor
             self._clients[observed.client] = acceptor
-        while self._next < len(entries):
-            entry = entries[self._next]
-            if entry.who == "test":
-                for acceptor in self._acceptors.values():
-                    acceptor.follow(self._next, entry)
-            else:
-                found = self._acceptors.get(entry.who) or self._clients.get(entry.who)
-                if found is not None:
-                    found.follow(self._next, entry)
-            self._next += 1
+            self._living.append(acceptor)
+        theirs = ((one, self._clients.get(one.name)) for one in self._world.exchanges)
+        self._watched = [(one, each) for one, each in theirs if each and each in self._living]
 
     def _ask_for_what_is_owed(self) -> None:
         now = self._world.now()
         if self._rested == (self._next, now):
             return  # nothing has happened since
-        for each in self._acceptors.values():
-            if each not in self._done:
-                each.rest(self._next, now)
-        for exchange in self._world.exchanges:
-            acceptor = self._clients.get(exchange.name)
-            if acceptor is not None and acceptor not in self._done:
-                seen, everything = (self._next, now), exchange.reads_everything
-                acceptor.check_output(*seen, exchange.dispatched, all_of_it=everything)
-                acceptor.check_messages(*seen, exchange.messages, all_of_it=everything)
-                if acceptor.is_over and not exchange.pending:
-                    self._done.add(acceptor)
+        for each in self._living:
+            each.rest(self._next, now)
+        for exchange, acceptor in self._watched:
+            everything = exchange.reads_everything
+            acceptor.check_output(self._next, now, exchange.dispatched, all_of_it=everything)
+            acceptor.check_messages(self._next, now, exchange.messages, all_of_it=everything)
+            if acceptor.is_over and not exchange.pending:
+                self._part_with(acceptor)
         self._rested = self._next, now
+
+    def _part_with(self, acceptor: Acceptor) -> None:
+        self._living = [each for each in self._living if each is not acceptor]
+        self._watched = [pair for pair in self._watched if pair[1] is not acceptor]
 
     def _check_ending(self, exchange: Exchange) -> None:
         acceptor = self._clients.get(exchange.name)

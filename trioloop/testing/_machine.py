@@ -200,6 +200,8 @@ class HandlerMachine(RuleBasedStateMachine):
         super().__init__()
         self.steps: list[Call] = []
         self.clients = []
+        self._open: list[SimulatedExchange] = []  # those whose handler was there, last time
+        self._known = 0  # clients that are in `_open`, or have been
         self._last: Any = NOTHING  # the message that was sent last
         self._in_step = False
         self._by_hand = not currently_in_test_context()  # nobody else checks the invariants
@@ -278,13 +280,20 @@ class HandlerMachine(RuleBasedStateMachine):
         Args:
             place: among the living; ``MAX_CLIENTS`` for the ended one.
         """
-        living = list(filter(_lives, self.clients))
+        living = self._living()
         if place == MAX_CLIENTS and len(living) < len(self.clients):
-            return next(one for one in reversed(self.clients) if not _lives(one))
+            return next(one for one in reversed(self.clients) if one not in living)
         return living[place % len(living)] if living else self._come()
 
+    def _living(self) -> list[SimulatedExchange]:
+        """Clients with a living handler. Those with one that has ended are not asked again."""
+        came = self.clients[self._known :]
+        self._known += len(came)
+        self._open = [one for one in (*self._open, *came) if one.reason is None]
+        return [one for one in self._open if one.phase != "terminating"]
+
     def _has_room(self) -> bool:
-        return sum(map(_lives, self.clients)) < MAX_CLIENTS
+        return len(self._living()) < MAX_CLIENTS
 
     def _stalled(self) -> list[SimulatedExchange]:
         return [one for one in self.clients if not (one.reads_everything or one.has_left)]
@@ -531,9 +540,8 @@ class HandlerMachine(RuleBasedStateMachine):
             self.sim.__exit__(*sys.exc_info())
 
     def _note_phases(self) -> None:
-        for exchange in self.clients:
-            if exchange.reason is None and exchange.phase != "terminating":
-                self._phases[exchange] = exchange.phase
+        for exchange in self._living():
+            self._phases[exchange] = exchange.phase
 
     def _count(self) -> None:
         for exchange in self.clients:
@@ -584,10 +592,6 @@ def _messages_for(handler: Any) -> st.SearchStrategy[Any]:
 @functools.lru_cache(maxsize=64)
 def _bursts_of(messages: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(messages, min_size=2, max_size=5)
-
-
-def _lives(exchange: SimulatedExchange) -> bool:
-    return exchange.reason is None and exchange.phase != "terminating"
 
 
 def _at(clients: list[SimulatedExchange], place: int) -> list[SimulatedExchange]:

@@ -69,7 +69,7 @@ class World:
         self._stopped = trio.Event()
         self.going_down: trio.Event = trio.Event()
         self.gives_notice: bool = notice  # the server tells of its shutdown
-        self._calls: dict[Exchange, trio.CancelScope] = {}
+        self._calls: list[Exchange] = []
 
     # -- the application's life ------------------------------------------------------------------
 
@@ -133,9 +133,9 @@ class World:
 
     def cancel_calls(self) -> None:
         """The grace is over: the server cancels what is left."""
-        for exchange, scope in self._calls.items():
+        for exchange in self._calls:
             self.journal.note(exchange.name, "is cancelled")
-            scope.cancel()
+            exchange.connection.cancel()
 
     def stop(self) -> None:
         """The server ends the lifespan."""
@@ -162,9 +162,11 @@ class World:
             scope["extensions"][SHUTDOWN_NOTICE] = {"wait": self.going_down.wait}
         acts_for_the_application.set(True)
         _served.set(exchange)
-        with trio.CancelScope() as self._calls[exchange]:
+        self._calls.append(exchange)
+        try:
             await exchange.connection.run(self.app, scope)
-        del self._calls[exchange]
+        finally:
+            self._calls.remove(exchange)
 
     @property
     def busy(self) -> bool:
