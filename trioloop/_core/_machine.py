@@ -277,7 +277,7 @@ class Machine:
             self.accept_due_timers()
         if self.data_ready:
             return self._alternate()
-        return self.mailbox.get_nowait()
+        return self.mailbox.get_nowait() if self.mailbox.count else NOTHING
 
     def _alternate(self) -> object:
         """The client and the mailbox take turns, so that neither can starve the other.
@@ -473,7 +473,7 @@ class Machine:
         Returns:
             Now.
         """
-        now = trio.current_time()
+        now = self.hub.now()
         if self.called:
             self.called = False
             self.silent_since = now

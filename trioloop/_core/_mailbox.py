@@ -243,8 +243,12 @@ class Mailbox:
     # -- the loop --------------------------------------------------------------------------------
 
     def get_nowait(self) -> object:
-        """The next message, which counts as started now, or `NOTHING`."""
-        return self._started(self._receive.receive_nowait()) if self.count else NOTHING
+        """The next message, which counts as started now; there must be one."""
+        self.count -= 1
+        if self._blocked and self.count + self._reserved < self.limit:
+            self._reserved += 1  # the place goes to the sender that has waited longest
+            self._blocked.unpark()
+        return self._receive.receive_nowait()
 
     def wait(self) -> Awaitable[Any]:
         """Wait until a message is accepted, or for `wake`. What is there already ends no wait."""
@@ -260,13 +264,6 @@ class Mailbox:
         if self._parked is not None:
             parked, self._parked = self._parked, None
             reschedule(parked)
-
-    def _started(self, message: object) -> object:
-        self.count -= 1
-        if self._blocked and self.count + self._reserved < self.limit:
-            self._reserved += 1  # the place goes to the sender that has waited longest
-            self._blocked.unpark()
-        return message
 
     def close(self) -> None:
         """Accept nothing more; senders that wait for room are told ``False``."""
@@ -323,9 +320,8 @@ class CoalescingMailbox(Mailbox):
             self._cells[key] = cell
         return accepted
 
-    def _started(self, message: object) -> object:
-        super()._started(message)
-        return self._open(message)
+    def get_nowait(self) -> object:
+        return self._open(super().get_nowait())
 
     def _open(self, message: object) -> object:
         if not isinstance(message, Cell):  # a timer's or a monitor's, accepted past the policy

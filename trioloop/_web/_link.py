@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -50,13 +50,12 @@ class Link:
         "_machine",
         "_read_by_handler",
         "_reader_due",
-        "_respond",
         "_send",
+        "_shortcut",
         "_silence_due",
         "_starting",
         "_unread",
         "_write_due",
-        "_write_soon",
         "aborted",
         "broken",
         "deaf",
@@ -77,12 +76,7 @@ class Link:
         self.dropped: bool = False  # ... because it took too long
         self.aborted: bool = False  # the server shall drop the connection
         self.deaf: bool = False  # the client is gone: nothing more will be heard
-        self._write_soon: Callable[[bytes], bool] | None = own_way(
-            scope, WRITE_EXTENSION, "write_soon", send
-        )
-        self._respond: Callable[[int, Any, bytes], bool] | None = own_way(
-            scope, WRITE_EXTENSION, "respond", send
-        )
+        self._shortcut: Mapping[str, Any] | None = shortcut_of(scope, WRITE_EXTENSION, send)
         self._machine: Machine | None = None
         self._write_due = math.inf  # when the write in progress is too late
         self._starting = False  # ... and it is the head of the response
@@ -246,12 +240,12 @@ class Link:
         Args:
             body: the piece; its response has started and is not complete.
         """
-        if self._write_soon is None or self.broken:
+        if self._shortcut is None or self.broken:
             return False
         try:
-            return self._write_soon(body)
+            return bool(self._shortcut["write_soon"](body))
         except RuntimeError:  # a response whose length was announced
-            self._write_soon = None
+            self._shortcut = None
             return False
 
     def respond(self, start: Message, body: bytes) -> bool:
@@ -261,10 +255,10 @@ class Link:
             start: ``http.response.start``.
             body: its body.
         """
-        if self._respond is None:
+        if self._shortcut is None:
             return False
         self._completing = True
-        self._completing = self._respond(start["status"], start["headers"], body)
+        self._completing = self._shortcut["respond"](start["status"], start["headers"], body)
         return self._completing
 
     def wake_at(self, deadline: float) -> None:
@@ -294,16 +288,14 @@ class Link:
         self._hearing.release()
 
 
-def own_way(scope: Scope, extension: str, name: str, send: Send) -> Any:
-    """A server's cheaper way to send, where no middleware wants to see what is sent.
+def shortcut_of(scope: Scope, extension: str, send: Send) -> Mapping[str, Any] | None:
+    """A server's cheaper ways to send, where no middleware wants to see what is sent.
 
     Args:
         scope: the ASGI scope.
         extension: which of its extensions.
-        name: of the function in it.
         send: what the application was given.
     """
     extensions: Mapping[str, Any] = scope.get("extensions") or NOTHING
-    offer: Mapping[str, Any] = extensions.get(extension) or NOTHING
-    function: Any = offer.get(name)
-    return function if function is not None and offer["is_own"](send) else None
+    offer: Mapping[str, Any] | None = extensions.get(extension)
+    return offer if offer and offer["is_own"](send) else None

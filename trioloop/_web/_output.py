@@ -254,10 +254,16 @@ class EventStreamOutput(HTTPOutput):
         if self._start is None and self.state is ResponseState.WAITING:
             self._open_stream(200, [])
         try:
-            self._add_data(encode_event(command))
+            data = encode_event(command)
         except (TypeError, ValueError):
             self._unencodable = command
             raise
+        if self.state is ResponseState.OPEN:
+            self._parts.append(data)
+            self.pending += 1
+            self.size += len(data)
+        else:
+            self._add_data(data)
         if self._first is None:
             self._first = command
         return False

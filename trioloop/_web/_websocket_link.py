@@ -25,7 +25,7 @@ from .._core._errors import MessageTooLarge, ProtocolViolation
 from .._core._mailbox import NOTHING
 from .._core._reasons import Disconnected, Failed, Overflowed
 from .._wire import CloseCode, Rate, TokenBucket, utf8_size_exceeds
-from ._link import Link, own_way
+from ._link import NOTHING as NOTHING_OFFERED, Link, shortcut_of
 
 if TYPE_CHECKING:
     from .._core._machine import Machine
@@ -73,9 +73,8 @@ class WebSocketLink(Link):
         self.speaks_ping: bool = WEBSOCKET_EXTENSION in extensions
         self.watches_silence: bool = self.speaks_ping  # pongs are hidden elsewhere
         self.max_message_size: float = math.inf
-        self._send_soon: Callable[[Message], bool] | None = own_way(
-            scope, WEBSOCKET_EXTENSION, "send_soon", send
-        )
+        shortcut = shortcut_of(scope, WEBSOCKET_EXTENSION, send) or NOTHING_OFFERED
+        self._send_soon: Callable[[Message], bool] | None = shortcut.get("send_soon")
         self._data: object = NOTHING  # the message that waits for the handler
         self._paused = False
         self._rate: _Meter | None = None

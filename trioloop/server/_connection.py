@@ -441,16 +441,30 @@ class Connection:
         self.append(data)
         return True
 
+    def write_soon(self, data: bytes) -> bool:
+        """Write at the end of the turn.
+
+        Returns:
+            False when the client is gone or slow, or it is a lot: nothing was taken.
+        """
+        size = self._pending_size + len(data)
+        if self.lost or self._slow is not None or size > MAX_PENDING:
+            if not self.make_room(len(data)):
+                return False
+            size = len(data)
+        if not self._pending:
+            self.worker.turns.add(self)
+        self._pending.append(data)
+        self._pending_size = size
+        return True
+
     def write_last(self, data: bytes) -> bool:
         """Write the end of a response at the end of the turn.
 
         Returns:
             False when `write` is the better way, and nothing was taken.
         """
-        if len(data) > MAX_LAST or not self.make_room(len(data)):
-            return False
-        self.append(data)
-        return True
+        return len(data) <= MAX_LAST and self.write_soon(data)
 
     def append(self, data: bytes) -> None:
         """Do as `write_later` does, however much waits already: whoever does that bounds it."""
@@ -491,9 +505,10 @@ class Connection:
 
     def flush(self) -> None:
         """Write what `write_later` was given."""
-        if not self._pending or self._slow is not None:
+        pending = self._pending
+        if not pending or self._slow is not None:
             return
-        pending = self._take_pending()
+        self._pending, self._pending_size = [], 0
         data = pending[0] if len(pending) == 1 else b"".join(pending)
         try:
             taken = self.transport.send_nowait(data)

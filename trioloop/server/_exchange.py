@@ -443,13 +443,12 @@ class Exchange:
         Raises:
             RuntimeError: the response has not started, or is complete, or has a known length.
         """
-        if not self._takes(body):
+        if not (self._streaming and body):
+            return self._takes(body)
+        connection, response = self._connection, self._response
+        if response is None or not connection.write_soon(connection.worker.framed(body)):
             return False
-        connection = self._connection
-        if not connection.make_room(len(body)):
-            return False
-        connection.append(connection.worker.framed(body))
-        self._started().sent += len(body)
+        response.sent += len(body)
         return True
 
     def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:

@@ -35,7 +35,7 @@ class Turns:
     def add(self, item: Flushable) -> None:
         """Flush this one at the end of the turn."""
         self._waiting.append(item)
-        if not self._held:
+        if self._parked is not None and not self._held:
             self._wake()
 
     def hold(self) -> None:
