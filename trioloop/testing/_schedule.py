@@ -2,9 +2,9 @@
 
 Laws of this file:
 
-* Beside `_stepping` the only module that touches private names of Trio: the scheduler's random
-  source and the flag that makes its batches comparable. ``tests/testing/test_schedule.py`` fails
-  when Trio renames them; then `AVAILABLE` is false and everything works but chosen schedules.
+* The only module that touches private names of Trio: the scheduler's random source and the flag
+  that makes its batches comparable. ``tests/testing/test_schedule.py`` fails when Trio renames
+  them; then `AVAILABLE` is false and everything works but chosen schedules.
 * The order of each batch of runnable tasks is a pure function of the schedule's policy and of how
   many batches with a choice came before.
 """

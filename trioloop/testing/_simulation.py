@@ -34,7 +34,6 @@ from ._judge import Judge
 from ._laws import Violation
 from ._observer import Observed
 from ._schedule import Policy, Schedule, scheduled_by
-from ._stepping import hurry
 from ._timeline import timeline
 from ._world import (
     World,
@@ -228,17 +227,13 @@ class Simulation:
     def _settle(self) -> None:
         clock = self._clock
         may_rest = True
-        ticks = 0
-        while ticks < MAX_TICKS:
+        for _ in range(MAX_TICKS):
             if self._outcome is not None or not self._steps:
                 return
             if may_rest and self._rests():
                 return
             clock.asked_for = None
             self._steps.popleft()()
-            ticks += 1
-            if self._steps:
-                ticks += hurry(self._steps[0], clock, MAX_TICKS - ticks)
             may_rest = clock.asked_for is not None and clock.asked_for > clock.current_time()
         raise SimulationError(
             f"livelock at t={self.now():g}: something still runs after {MAX_TICKS} steps"
