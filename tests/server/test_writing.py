@@ -10,6 +10,7 @@ import trio.lowlevel
 from support.asgi import answer, body, is_alive, serving_app, settle, start
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
 
+from trioloop.server import _turns
 from trioloop.server._transport import ClientGone, SocketTransport
 
 TLS = Path(__file__).parents[1] / "serving" / "tls"
@@ -171,6 +172,7 @@ def writer(scope, way="write_soon"):
 
 
 async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
+    monkeypatch.setattr(_turns, "AT_ONCE", 0)
     sizes = []
     original = socket.socket.send
 
@@ -200,6 +202,7 @@ async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
 
 
 async def test_what_waits_for_the_end_of_the_turn_goes_out_with_what_is_sent(monkeypatch):
+    monkeypatch.setattr(_turns, "AT_ONCE", 0)
     sizes = []
     send_nowait = SocketTransport.send_nowait
 
@@ -489,3 +492,21 @@ async def test_a_request_that_the_shutdown_has_ended_is_logged():
         await client.receive()
         server.shut_down()
         assert await server.accesses.next() == "GET / 200 5 shut-down"
+
+
+async def test_where_little_is_written_it_does_not_wait_for_the_end_of_the_turn():
+    turns = _turns.Turns()
+    assert all(turns.may_write_at_once() for _ in range(_turns.AT_ONCE))
+
+
+async def test_where_much_is_written_the_rest_of_it_does(monkeypatch):
+    monkeypatch.setattr(_turns, "WINDOW", 60)
+    turns = _turns.Turns()
+    written = sum(turns.may_write_at_once() for _ in range(10 * _turns.AT_ONCE))
+    assert written < 3 * _turns.AT_ONCE
+
+
+async def test_a_window_later_it_may_be_written_at_once_again(monkeypatch):
+    monkeypatch.setattr(_turns, "WINDOW", 0)
+    turns = _turns.Turns()
+    assert all(turns.may_write_at_once() for _ in range(10 * _turns.AT_ONCE))

@@ -88,7 +88,9 @@ class HubCore:
         self.id: str = f"{self.random.getrandbits(64):016x}"
         self.registry: Registry = Registry()
         self.draining: bool = False
-        self.now: Callable[[], float] = trio.current_time  # Trio's, while it runs; then a shorter way
+        self.now: Callable[[], float] = (
+            trio.current_time
+        )  # Trio's, while it runs; then a shorter way
         self.dead_letter: DeadLetterHook | None = dead_letter
         self.observer: Callable[[Machine], None] | None = (
             None  # sees every machine before it starts

@@ -421,6 +421,9 @@ class Connection:
         if self._pending:
             self.flush()
             return self.write_nowait(data)
+        return self._write_at_once(data)
+
+    def _write_at_once(self, data: bytes) -> bool:
         try:
             taken = self.transport.send_nowait(data)
         except ClientGone:
@@ -442,7 +445,7 @@ class Connection:
         return True
 
     def write_soon(self, data: bytes) -> bool:
-        """Write at the end of the turn.
+        """Write at the end of the turn, or now where little is written.
 
         Returns:
             False when the client is gone or slow, or it is a lot: nothing was taken.
@@ -453,6 +456,8 @@ class Connection:
                 return False
             size = len(data)
         if not self._pending:
+            if self.worker.turns.may_write_at_once():
+                return self._write_at_once(data)
             self.worker.turns.add(self)
         self._pending.append(data)
         self._pending_size = size
@@ -468,11 +473,15 @@ class Connection:
 
     def append(self, data: bytes) -> None:
         """Do as `write_later` does, however much waits already: whoever does that bounds it."""
-        if not self.lost:
-            if not self._pending and self._slow is None:
-                self.worker.turns.add(self)
-            self._pending.append(data)
-            self._pending_size += len(data)
+        if self.lost:
+            return
+        if not self._pending and self._slow is None:
+            if self.worker.turns.may_write_at_once():
+                self._write_at_once(data)
+                return
+            self.worker.turns.add(self)
+        self._pending.append(data)
+        self._pending_size += len(data)
 
     def make_room(self, size: int) -> bool:
         """Whether a client that is not slow can be written so much at the end of the turn."""
