@@ -172,7 +172,7 @@ def writer(scope, way="write_soon"):
 
 
 async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
-    monkeypatch.setattr(_turns, "AT_ONCE", 0)
+    monkeypatch.setattr(_turns.Turns, "may_write_at_once", lambda turns: False)
     sizes = []
     original = socket.socket.send
 
@@ -202,7 +202,7 @@ async def test_what_is_written_in_one_turn_goes_out_together(monkeypatch):
 
 
 async def test_what_waits_for_the_end_of_the_turn_goes_out_with_what_is_sent(monkeypatch):
-    monkeypatch.setattr(_turns, "AT_ONCE", 0)
+    monkeypatch.setattr(_turns.Turns, "may_write_at_once", lambda turns: False)
     sizes = []
     send_nowait = SocketTransport.send_nowait
 

@@ -504,16 +504,8 @@ class Machine:
     async def complete(self, awaitable: Awaitable[Any]) -> None:
         """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
         callback = self.callback
-        if self.output.pending:
-            try:
-                waiting = self.flush(trio.current_time())
-                if waiting is not None:
-                    await waiting
-            finally:
-                if self.reason is not None:
-                    self._abandon(awaitable)
-            if self.reason is not None:
-                return
+        if self.output.pending and not await self._write_before(awaitable):
+            return
         if callback == "receive":
             self.output.data_done()  # the client is heard while the callback runs
         self.phase = "callback"
@@ -530,6 +522,19 @@ class Machine:
         self.note_silence()
         if self.visits is not None:
             self.meet_visits()
+
+    async def _write_before(self, awaitable: Awaitable[Any]) -> bool:
+        """Write what is pending; false when the callback cannot go on after that."""
+        goes_on = False
+        try:
+            writing = self.flush(self.hub.now())
+            if writing is not None:
+                await writing
+            goes_on = self.reason is None
+        finally:
+            if not goes_on:
+                self._abandon(awaitable)
+        return goes_on
 
     async def _interruptible(self, awaitable: Awaitable[Any]) -> Any:
         """Await something in a task whose waits others may cancel, too.

@@ -25,7 +25,8 @@ from .._core._errors import MessageTooLarge, ProtocolViolation
 from .._core._mailbox import NOTHING
 from .._core._reasons import Disconnected, Failed, Overflowed
 from .._wire import CloseCode, Rate, TokenBucket, utf8_size_exceeds
-from ._link import NOTHING as NOTHING_OFFERED, Link, shortcut_of
+from ._link import NOTHING as NOTHING_OFFERED
+from ._link import Link, shortcut_of
 
 if TYPE_CHECKING:
     from .._core._machine import Machine
