@@ -124,7 +124,7 @@ def read_by_us(data, size):
             before = (len(buffer), len(messages))
             frames.feed(buffer)
             while frames.inbox:
-                message = frames.inbox.popleft()
+                message = frames.inbox.pop(0)
                 messages.append(message["bytes"] if message["text"] is None else message["text"])
     return messages, frames
 

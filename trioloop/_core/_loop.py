@@ -97,7 +97,7 @@ async def take_turns(m: Machine) -> None:
             await writing
 
 
-def breathe() -> Awaitable[object]:
+def breathe() -> Awaitable[None]:
     """Let others have their turn."""
     return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the loop awaits it
 

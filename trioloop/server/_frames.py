@@ -2,8 +2,9 @@
 
 The laws of this file:
 
-* ``websockets``' protocol decides what is right; what it would do for the plainest frame (masked,
-  whole, uncompressed) is done here without it, because that is nearly every frame there is.
+* ``websockets``' protocol decides what is right; what it would do for the plainest frames (masked,
+  whole, uncompressed; pongs) is done here without it, because that is nearly every frame there is.
+  It is made when there is another, for it takes 2 kB.
 * However small the frames, only a few messages are made of bytes that nobody has asked for:
   ``inbox`` is filled to `MAX_INBOX`, the rest stays bytes.
 * A message, its fragments together, uncompressed, is never larger than ``max_size``.
@@ -15,7 +16,6 @@ from __future__ import annotations
 import codecs
 import logging
 import struct
-from collections import deque
 from typing import Any, Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -37,6 +37,7 @@ _STEP: Final = 4096  # bytes given to the protocol at once
 _WHOLE: Final = 32 * 1024  # a frame up to this size is waited for, and read at once
 _TEXT: Final = 0x81
 _BINARY: Final = 0x82
+_PONG: Final = 0x8A
 _Utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 _quiet = logging.getLogger("trioloop.server.websockets")
@@ -79,10 +80,12 @@ class Frames:
     """
 
     __slots__ = (
+        "_extension",
         "_is_text",
+        "_made",
+        "_max_size",
         "_parts",
         "_plain",
-        "_protocol",
         "_utf8",
         "closed",
         "heard",
@@ -92,18 +95,26 @@ class Frames:
     )
 
     def __init__(self, max_size: int, extension: Extension | None) -> None:
-        self._protocol = _Protocol(max_size)
-        if extension is not None:
-            self._protocol.extensions = [extension]
+        self._max_size = max_size
+        self._extension = extension
         self._plain = extension is None
+        self._made: _Protocol | None = None
         self._parts: bytearray | None = None  # of a fragmented message
         self._is_text = False
         self._utf8: codecs.IncrementalDecoder | None = None
-        self.inbox: deque[dict[str, Any]] = deque()
+        self.inbox: list[dict[str, Any]] = []  # few, and a deque takes 600 bytes
         self.tells_pongs: bool = False
         self.heard: bool = True
         self.closed: bool = False
         self.violation: str = ""
+
+    @property
+    def _protocol(self) -> _Protocol:
+        if self._made is None:
+            self._made = _Protocol(self._max_size)
+            if self._extension is not None:
+                self._made.extensions = [self._extension]
+        return self._made
 
     # -- what comes ------------------------------------------------------------------------------
 
@@ -116,6 +127,8 @@ class Frames:
             elif buffer[0] in (_TEXT, _BINARY):
                 if not self._take_plain(buffer):
                     return
+            elif buffer[0] == _PONG and self._take_pong(buffer):
+                continue
             elif buffer[0] & 0x08:  # a control frame, alone: more than one may end the messages
                 if self.inbox and buffer[0] & 0x0F == Opcode.CLOSE:
                     return  # it is answered when the messages before it are
@@ -128,7 +141,9 @@ class Frames:
         self.closed = True
 
     def _is_between_messages(self) -> bool:
-        protocol = self._protocol
+        protocol = self._made
+        if protocol is None:
+            return self._plain
         return self._plain and protocol.current_size is None and not protocol.reader.buffer
 
     def _take_plain(self, buffer: bytearray) -> bool:
@@ -140,7 +155,7 @@ class Frames:
             if len(buffer) < 4:
                 return False
             length, start = int.from_bytes(buffer[2:4], "big"), 8
-        if not 0 <= length <= _WHOLE or length == 127 or length > self._protocol.limit:
+        if not 0 <= length <= _WHOLE or length == 127 or length > self._max_size:
             self._feed_protocol(buffer, _STEP)  # large, unmasked, or too large
             return True
         end = start + length
@@ -148,6 +163,19 @@ class Frames:
             return False
         data = apply_mask(bytes(buffer[start:end]), bytes(buffer[start - 4 : start]))
         self._put(data, text=buffer[0] == _TEXT)
+        del buffer[:end]
+        return True
+
+    def _take_pong(self, buffer: bytearray) -> bool:
+        """Take a pong; false when it is not whole, or not as it should be."""
+        if len(buffer) < 2 or not 128 <= buffer[1] <= 128 + MAX_PING:
+            return False
+        end = 6 + buffer[1] - 128
+        if len(buffer) < end:
+            return False
+        if self.tells_pongs:
+            data = apply_mask(bytes(buffer[6:end]), bytes(buffer[2:6]))
+            self.inbox.append({"type": "websocket.pong", "bytes": data})
         del buffer[:end]
         return True
 
@@ -212,9 +240,9 @@ class Frames:
 
     def disconnect_message(self) -> dict[str, Any]:
         """ASGI's ``websocket.disconnect``, when it is over."""
-        protocol = self._protocol
-        close = protocol.close_rcvd
-        if self.violation and protocol.close_sent is not None:
+        protocol = self._made
+        close = None if protocol is None else protocol.close_rcvd
+        if self.violation and protocol is not None and protocol.close_sent is not None:
             code = int(protocol.close_sent.code)
             return {
                 "type": "websocket.disconnect",
@@ -232,8 +260,9 @@ class Frames:
 
     def take_replies(self) -> bytes:
         """What has to be written after `feed`: pongs, and the answer to a closing frame."""
-        writes = self._protocol.writes
-        return b"".join(self._protocol.data_to_send()) if writes else b""
+        if self._made is None or not self._made.writes:
+            return b""
+        return b"".join(self._made.data_to_send())
 
     def encode(self, data: str | bytes) -> bytes:
         """A message as bytes."""

@@ -255,7 +255,7 @@ class WebSocket:
             await self._read(frames)
         if not waited:
             await trio.lowlevel.checkpoint()
-        return frames.inbox.popleft()
+        return frames.inbox.pop(0)
 
     async def _read(self, frames: Frames) -> None:
         try:
@@ -315,7 +315,7 @@ class WebSocket:
         if not frames.inbox and connection.buffer:
             self._feed(frames)
         if frames.inbox:
-            return frames.inbox.popleft()
+            return frames.inbox.pop(0)
         if frames.closed and connection.is_slow and not connection.lost:
             return None  # until it has taken our closing frame
         if frames.closed or connection.lost:
