@@ -108,13 +108,14 @@ def begin_to_write_or_wait(m: Machine) -> Awaitable[object] | None:
     Returns:
         What to await; `None` when a handler that hibernates has nothing to do.
     """
-    now = m.note_silence()
     if m.output.pending:
-        writing = m.flush(now)
+        writing = m.flush(m.note_silence())
         if writing is not None:
             return writing
         if m.ahead or m.reason is not None:
             return NOT_AT_ALL
+    if m.called:
+        m.note_silence()
     if m.hibernating and not m.has_child_tasks():
         return None
     if m.visits is not None:

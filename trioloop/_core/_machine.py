@@ -304,7 +304,8 @@ class Machine:
         """Call back for a message; what is to be awaited is returned."""
         self.hibernating = False
         if type(message) is Received:
-            self.note_silence()  # of the mailbox: what the client sends does not move it
+            if self.called:
+                self.note_silence()  # of the mailbox: what the client sends does not move it
             return self.begin("receive", message.callback, message.data)
         self.called = True
         self.handled += 1
@@ -321,7 +322,7 @@ class Machine:
         """
         self.current = NOTHING
         if type(message) is Received:
-            writing = self.flush(trio.current_time()) if self.output.pending else None
+            writing = self.flush(self.hub.now()) if self.output.pending else None
             self.output.data_done()
             return writing
         if self.postpone or self._postponed:
@@ -658,7 +659,7 @@ class Machine:
                         break
                 elif waiting is not None:
                     await waiting
-                now = trio.current_time()
+                now = self.hub.now()
                 output.written(now)
                 if not output.pending:
                     break

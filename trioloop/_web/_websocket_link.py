@@ -141,6 +141,8 @@ class WebSocketLink(Link):
 
     def _listen_for_silence(self) -> None:
         """The client has just been heard, or is listened to again."""
+        if self.receive_timeout == math.inf and self._silence_due == math.inf:
+            return
         due = math.inf
         if self.watches_silence and self._open and not (self.is_full() or self._paused):
             due = trio.current_time() + self.receive_timeout
