@@ -705,11 +705,15 @@ class Machine:
 
     async def _tell_of_cancellation(self, nursery: trio.Nursery) -> None:
         # A callback is shielded from the nursery, so somebody inside has to tell it.
-        try:
-            await trio.sleep_forever()
-        finally:
+        def tell(_: object) -> trio.lowlevel.Abort:
+            # Here it is known what was cancelled: a child that ends of it cancels the nursery, too.
             if self.resident and not nursery.cancel_scope.cancel_called:
-                self.end(ShutDown())  # what is around the nursery was cancelled
+                self.end(ShutDown())  # what is around the nursery
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        try:
+            await trio.lowlevel.wait_task_rescheduled(tell)
+        finally:
             self.wake()
 
     def has_child_tasks(self) -> bool:

@@ -14,6 +14,7 @@ cancelled ends its handler with `ShutDown`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -209,7 +210,7 @@ class ByPush:
     def _take(self, message: Message) -> bool:
         assert self._machine is not None
         assert self._alarm is not None
-        if self._cancelled:
+        if self._cancelled or self._write_is_cancelled():
             return True
         if self._waits:
             self._later = message  # that it is over, behind what is unread
@@ -224,6 +225,16 @@ class ByPush:
         if self._waits:
             self._link.note_full()
         return not self._waits
+
+    def _write_is_cancelled(self) -> bool:
+        """Whether it is with a write of our own, which was cancelled, that the client was lost."""
+        assert self._machine is not None
+        if not (self._link.is_writing and self._machine.runs_here()):
+            return False
+        self._cancelled = trio.current_effective_deadline() == -math.inf
+        if self._cancelled:
+            self._machine.end(ShutDown())
+        return self._cancelled
 
     def _take_early(self) -> None:
         early, self._early = self._early, None
