@@ -249,9 +249,7 @@ class ForgetsData(Busy):
     def receive(self, data):
         outcome = super().receive(data)
         if isinstance(outcome, list):
-            self.ref._machine.output._messages.extendleft(
-                [{"type": "websocket.send", "text": "smuggled"}]
-            )
+            self.ref._machine.output._add_data("smuggled")
         return outcome
 
 
