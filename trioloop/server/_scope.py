@@ -16,17 +16,18 @@ them, it wants to see what goes through, and an application should not go past i
 
     * ``write_nowait(body: bytes) -> bool`` writes at once.
     * ``write_soon(body: bytes) -> bool`` writes at the end of the scheduler's turn, together with
-      what else is written in it.
-    * ``respond(status: int, headers, body: bytes) -> bool`` writes a whole response, at the end of
-      the turn, too. `ValueError` or `TypeError` where it has something in it that cannot be sent.
+      what else is written in it; at once where little is being written.
+    * ``respond(status: int, headers, body: bytes) -> bool`` writes a whole response in the same
+      way. `ValueError` or `TypeError` where it has something in it that cannot be sent.
 
     False when the client has gone, or has not taken yet what was written before, or the piece is
-    larger than 64 KiB: then nothing was taken, and ``send`` can wait for the client. `RuntimeError` where the response
-    has not started, is complete or has a ``content-length``.
+    larger than 64 KiB: then nothing was taken, and ``send`` can wait for the client. `RuntimeError`
+    where a piece belongs to a response that has not started, is complete or has a
+    ``content-length``.
 
 ``scope["extensions"]["trioloop.listen"]``, ``http`` and ``websocket``, where the socket allows it
-    (Linux, without TLS, not over HTTP/2). Two functions, for an application that wants to be told
-    what comes instead of having a task wait in ``receive``:
+    (Linux, without TLS, not over HTTP/2). For an application that wants to be told what comes instead
+    of having a task wait in ``receive``:
 
     * ``listen(take) -> resume``: from now on nobody calls ``receive``; what it would return is given
       to ``take(message) -> bool``, synchronously and as soon as it comes, in whichever task brings
@@ -35,8 +36,8 @@ them, it wants to see what goes through, and an application should not go past i
     * ``take`` returns false for "no more until ``resume()``" (which may be called inside of ``take``,
       too, and then counts). Until then nothing is taken from the client, so that it is slowed down.
       Of a request whose body is complete it is still told at once that the client has gone; of an
-      unread body and of a WebSocket nothing is known that comes behind it. ``resume`` may give what is there
-      before it returns.
+      unread body and of a WebSocket nothing is known that comes behind it. ``resume`` may give what
+      is there before it returns.
     * Behind ``http.disconnect`` and ``websocket.disconnect`` nothing follows, nor when the
       application has returned. After a complete response there is an ``http.disconnect``, as from
       ``receive``; it comes inside of the ``send`` that completes it. A `take` that raises loses its
@@ -51,13 +52,12 @@ them, it wants to see what goes through, and an application should not go past i
 
 ``scope["extensions"]["trioloop.websocket"]``, ``websocket`` only
     Its presence says that the server understands more messages than ASGI has, and it has a
-    function:
+    function of its own:
 
     * ``send_soon(message) -> bool`` sends a ``websocket.send`` or ``websocket.ping`` at the end of
       the scheduler's turn, from any task and without a task switch. False when the client has gone,
       or has not taken yet what was written before, or the WebSocket is not open, or the message is
       larger than 64 KiB: then nothing was taken, and ``send`` can wait for the client.
-
     * ``send({"type": "websocket.ping", "bytes": data})`` sends a ping of at most 125 bytes (RFC
       6455, 5.5.2).
     * ``websocket.accept`` may have ``max_message_size`` (bytes, ``math.inf`` for the server's own
