@@ -6,7 +6,7 @@ around the handler, too: scopes, context variables, the next request of the conn
 
 import contextvars
 import math
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
@@ -19,6 +19,7 @@ from support.sockets import (
     request_bytes,
     stock_server,
 )
+from support.websockets import TEXT, RawWebSocket, close_frame, frame
 
 from trioloop import (
     App,
@@ -29,13 +30,16 @@ from trioloop import (
     Hibernate,
     LoopHandler,
     Reply,
+    Send,
     SendAfter,
     ServerSentEvent,
     ShutDown,
     Stop,
     Stopped,
     TimedOut,
+    WebSocketHandler,
 )
+from trioloop.server import _turns
 from trioloop.server._readiness import available
 
 KINDS = ("waiting", "event stream")
@@ -737,3 +741,156 @@ async def test_the_lifespan_ends_only_when_every_handler_has_terminated():
         assert (await client.answer()).status == 503
         await server.ended.wait()
     assert order == [ShutDown(), "lifespan"]
+
+
+# -- what is around it, and the server's side ------------------------------------------------------
+
+
+class Receiving:
+    """Middleware that has a task in ``receive`` already."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await self._app(scope, receive, send)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_handler_is_served_although_somebody_else_is_in_receive():
+    watch = Watch()
+    async with (
+        served(make("waiting", watch), middleware=Receiving) as (server, app, _),
+        server.client() as client,
+    ):
+        await client.send(request_bytes("POST", headers=[("content-length", "3")]))
+        (await watch.ref()).send_nowait(lambda handler: Reply(200, "seen"))
+        assert (await client.answer()).body == b"seen"
+        assert await watch.reason() == Stopped()
+        assert app.hub.statistics().handlers == 0
+
+
+async def test_who_receives_after_the_handler_is_told_that_it_is_over(worker):
+    if worker == "stock":
+        pytest.skip("its receive waits for ever then")
+    told: Arrivals = Arrivals()
+
+    def receives_afterwards(app):
+        async def around(scope, receive, send):
+            await app(scope, receive, send)
+            if scope["type"] == "http":
+                told.put(await receive())
+
+        return around
+
+    async with (
+        served(Alive, middleware=receives_afterwards) as (server, _, _),
+        server.client() as client,
+    ):
+        await client.request()
+        assert (await client.answer()).body == b"alive"
+        await client.half_close()
+        assert await told.next() == {"type": "http.disconnect"}
+
+
+async def test_a_handler_that_has_ended_is_a_stranger_to_the_next_one_of_its_connection():
+    refs = []
+
+    class Asks(LoopHandler):
+        async def init(self, request):
+            refs.append(self.ref)
+            return Reply(200, repr(await refs[0].wait_ended()) if self.ref is not refs[0] else "")
+
+    async with served(Asks) as (server, _, _), server.client() as client:
+        for expected in (b"", b"Completed()"):
+            await client.request()
+            assert (await client.answer()).body == expected
+
+
+async def test_a_client_that_leaves_is_heard_by_a_callback_whose_body_was_too_large():
+    heard: Arrivals = Arrivals()
+
+    class Reads(LoopHandler):
+        async def init(self, request):
+            try:
+                async with aclosing(request.stream()) as pieces:
+                    async for _ in pieces:
+                        await trio.sleep_forever()
+            finally:
+                heard.put("out")
+
+    options = {"max_body": 1000, "receive_timeout": 0.05}
+    async with served(Reads, **options) as (server, _, _), server.client() as client:
+        await client.send(request_bytes("POST", headers=[("content-length", "300000")]))
+        await client.send(b"x" * 500)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(b"x" * 2000)
+        await trio.sleep(0.1)
+        client.close()
+        assert await heard.next() == "out"
+
+
+class Echo(WebSocketHandler):
+    """Echoes, and notes what becomes of the callback for the word ``wait``."""
+
+    heard: Arrivals
+
+    async def receive(self, data):
+        if data == "wait":
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.heard.put("out")
+        return Send(data)
+
+    def terminate(self, reason):
+        self.heard.put(type(reason))
+
+
+@pytest.mark.parametrize("end", ["close", "frame"])
+async def test_a_websocket_that_ends_right_behind_a_message_interrupts_its_callback(end):
+    heard: Arrivals = Arrivals()
+
+    class Noting(Echo):
+        pass
+
+    Noting.heard = heard
+    async with served(Noting) as (server, _, _), server.client() as client:
+        websocket = RawWebSocket(client)
+        assert await websocket.open() == 101
+        closing = close_frame(1000) if end == "frame" else b""
+        await client.send(frame(TEXT, b"wait") + closing)
+        if end == "close":
+            client.close()
+        assert await heard.next() == "out"
+        assert await heard.next() is Disconnected
+
+
+async def test_a_websocket_is_answered_while_large_messages_go_the_other_way(monkeypatch, worker):
+    if worker == "trioloop":
+        monkeypatch.setattr(_turns.Turns, "may_write_at_once", lambda turns: False)
+
+    class Busy(WebSocketHandler):
+        def init(self, request):
+            return SendAfter(0.001, "tick")
+
+        def info(self, message):
+            return [Send(b"y" * 40_000), SendAfter(0.001, "tick")]
+
+        def receive(self, data):
+            return Send(data)
+
+    async with served(Busy) as (server, _, _), server.client() as client:
+        websocket = RawWebSocket(client)
+        assert await websocket.open() == 101
+        for number in range(300):
+            await websocket.send(frame(TEXT, b"%d" % number))
+            while (answer := await websocket.next()).opcode != TEXT:
+                pass
+            assert answer.payload == b"%d" % number

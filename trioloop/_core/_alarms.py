@@ -16,8 +16,8 @@ from typing import Final
 
 import trio
 
-MANY: Final = 1000
-"""Stopped alarms that may wait in the heap for their old times."""
+MANY: Final = 16
+"""Places in the heap that may wait for a time that is no alarm's any more."""
 
 
 class Alarm:
@@ -40,20 +40,26 @@ class Alarm:
         """Ring at this time (Trio's clock), and at no other."""
         self.due = when
         if when < self._seen_at and self._ring is not None:
+            self._leave()
             self._seen_at = when
             self._clock.look_at(self, when)
 
     def stop(self) -> None:
         """Ring no more."""
         self.due = math.inf
-        if self._ring is not None:
-            self._ring = None
+        self._ring = None
+        self._leave()
+
+    def _leave(self) -> None:
+        """The place in the heap, if there is one, is not looked at any more."""
+        if self._seen_at < math.inf:
+            self._seen_at = math.inf
             self._clock.forget()
 
     def look(self, when: float, now: float) -> None:
         """The time has come at which it wanted to be looked at."""
         if when != self._seen_at or self._ring is None:
-            return  # it was moved to an earlier time, or stopped
+            return  # it has been moved to an earlier time, or was stopped
         self._seen_at = math.inf
         if self.due <= now:
             self.due = math.inf
@@ -61,10 +67,9 @@ class Alarm:
         elif self.due < math.inf:
             self.ring_at(self.due)
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether it will not ring any more."""
-        return self._ring is None
+    def is_seen_at(self, when: float) -> bool:
+        """Whether this is its place in the heap."""
+        return when == self._seen_at
 
 
 class Clock:
@@ -73,7 +78,7 @@ class Clock:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Alarm]] = []
         self._serial = 0  # alarms of one time ring in the order of setting
-        self._stopped = 0  # since they were last cleared away
+        self._left = 0  # places, since they were last cleared away
         self._nap: trio.CancelScope | None = None
 
     def look_at(self, alarm: Alarm, when: float) -> None:
@@ -84,12 +89,12 @@ class Clock:
             self._nap.deadline = when
 
     def forget(self) -> None:
-        """An alarm was stopped; its place is cleared away with others."""
-        self._stopped += 1
-        if self._stopped > MANY and self._stopped > len(self._heap) // 2:
-            self._heap = [entry for entry in self._heap if not entry[2].is_stopped]
+        """An alarm has left a place; those are cleared away together."""
+        self._left += 1
+        if self._left > MANY and self._left > len(self._heap) // 2:
+            self._heap = [entry for entry in self._heap if entry[2].is_seen_at(entry[0])]
             heapify(self._heap)
-            self._stopped = 0
+            self._left = 0
 
     async def run(self) -> None:
         """Look, until cancelled."""

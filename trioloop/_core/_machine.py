@@ -413,7 +413,7 @@ class Machine:
             await self.mailbox.wait()
         finally:
             self.asleep = self.mailbox.unattended = False
-        self.awake()
+            self.awake()
 
     def _wake_up(self) -> None:
         if self.resident:
@@ -547,6 +547,8 @@ class Machine:
         """
         try:
             with trio.CancelScope(shield=self.used_nursery) as self.scope:
+                if self.reason is not None and self._is_interrupted_by(self.reason):
+                    self.scope.cancel()  # it ended while there was no scope yet
                 return await awaitable
         finally:
             self.scope = None
@@ -769,6 +771,7 @@ class Machine:
         """``terminate`` has run: tell those who wait for it."""
         assert self.reason is not None
         self.phase = "ended"
+        self.task = self._context = None  # the task may go on with other things
         self.hub.forget(self)
         for visit in self.visits or ():
             visit.give_up()

@@ -103,6 +103,13 @@ _spare: list[Channel] = []
 MAX_SPARE: Final = 100
 
 
+def _take_channel() -> Channel:
+    try:
+        return _spare.pop()  # no look before: there may be Trio in other threads, too
+    except IndexError:
+        return _open_channel(math.inf)
+
+
 class Owner(Protocol):
     """What a mailbox tells the handler that it belongs to."""
 
@@ -166,7 +173,7 @@ class Mailbox:
         self.count: int = 0
         self.closed: bool = False
         self.overdue: Callable[[], None] | None = None  # accepts timers that are due, before others
-        self._send, self._receive = _spare.pop() if _spare else _open_channel(math.inf)
+        self._send, self._receive = _take_channel()
         self.unattended: bool = False  # no loop takes messages out: the owner wants to hear of one
         self._blocked: trio.lowlevel.ParkingLot | None = None
         self._reserved = 0  # places given to blocked senders that have not run yet

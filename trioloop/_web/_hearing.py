@@ -72,9 +72,9 @@ def hearing_of(link: Link, scope: Scope, receive: Receive) -> Hearing:
     """The better way that there is."""
     extensions: Mapping[str, Any] = scope.get("extensions") or {}
     extension = extensions.get(LISTEN_EXTENSION)
-    if extension is None or not extension["is_own"](receive):
-        return ByReceive(link, receive)  # a middleware wants to see what comes
-    return ByPush(link, extension)
+    if extension is not None and extension["is_own"](receive) and extension["is_free"]():
+        return ByPush(link, extension)
+    return ByReceive(link, receive)  # perhaps a middleware wants to see what comes
 
 
 class ByReceive:
@@ -198,12 +198,17 @@ class ByPush:
         link = self._link
         self._machine = machine
         self._alarm = Alarm(machine.hub.clock, self._look)
-        self._extension["cancelled"](self._end_soon)
-        self._resume = self._extension["listen"](self._take)
         try:
-            await run_handler(machine)
-        finally:
-            self._alarm.stop()
+            self._extension["cancelled"](self._end_soon)
+            self._resume = self._extension["listen"](self._take)
+        except BaseException:  # somebody else has begun to listen
+            machine.end(Disconnected())
+            raise
+        finally:  # whatever happens, it was started and has to end
+            try:
+                await run_handler(machine)
+            finally:
+                self._alarm.stop()
         if link.aborted:
             raise ResponseAborted("the response cannot be completed; the reason has been logged")
 
@@ -250,6 +255,7 @@ class ByPush:
             else:
                 self.read_on()
         self._link.look()
+        self.read_on()  # if what was unread has been given up
         self.look_by(self._link.next_look())
 
     def _end_soon(self) -> None:
@@ -269,8 +275,9 @@ class ByPush:
         if not self._waits or self._resume is None or self._link.is_full():
             return
         self._waits = False
-        if self._later is not None:
-            self._link.take(self._later)
+        later, self._later = self._later, None
+        if later is not None:
+            self._link.take(later)
         else:
             self._resume()
 

@@ -56,18 +56,18 @@ class Cancellation:
     def _end_if_idle(self) -> None:
         if self._draining and not self._functions and self._waiting is not None:
             waiting, self._waiting = self._waiting, None
+            self._waits = False
             trio.lowlevel.reschedule(waiting)
 
     async def _wait(self) -> None:
-        try:
-            if self._functions or not self._draining:
-                self._waiting = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._tell)
-        finally:
+        if self._draining and not self._functions:
             self._waits = False
+            return
+        self._waiting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._tell)
 
     def _tell(self, _: Any) -> trio.lowlevel.Abort:
-        self._waiting = None
+        self._waiting, self._waits = None, False
         functions, self._functions = self._functions, {}
         for function in functions.values():
             try:

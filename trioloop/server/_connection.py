@@ -454,7 +454,7 @@ class Connection:
         if self.lost or self._slow is not None or size > MAX_PENDING:
             if not self.make_room(len(data)):
                 return False
-            size = len(data)
+            size = self._pending_size + len(data)
         if not self._pending:
             if self.worker.turns.may_write_at_once():
                 return self._write_at_once(data)
@@ -526,6 +526,8 @@ class Connection:
             return
         if taken < len(data):
             self._begin_to_wait(data[taken:])
+        elif len(data) > MAX_PENDING // 2 and self.listener is not None:
+            self.transport.watch_again()  # it may have waited for room
 
     def _begin_to_wait(self, rest: bytes) -> None:
         """Let a task write the rest; or whoever comes first, for it is the first that is pending."""

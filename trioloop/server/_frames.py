@@ -234,8 +234,10 @@ class Frames:
             self.inbox.append({"type": "websocket.receive", "text": decoded, "bytes": None})
 
     def _fail_text(self, error: UnicodeDecodeError) -> None:
-        self._protocol.fail(1007, "not UTF-8")
         self.closed = True
+        if self._protocol.state is not OPEN:
+            return  # it has closed in the same breath, and was answered
+        self._protocol.fail(1007, "not UTF-8")
         self.violation = f"a text message that is not UTF-8: {error.reason}"
 
     def disconnect_message(self) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Listener:
             self._ended = True
             self._source.pause()
             self._connection.transport.watch(None)
+            self._connection.listener = None
             self._connection.end_receiving()
 
     def advance(self) -> None:

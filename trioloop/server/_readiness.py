@@ -108,7 +108,7 @@ class Readiness:
             self._close()
 
     def _tell_slice(self) -> None:
-        again, self._again = self._again, []
+        again, self._again = self._again[:SLICE], self._again[SLICE:]
         for watcher in again:
             self._tell(watcher, 0)
         for number, events in self._epoll.poll(0, SLICE):

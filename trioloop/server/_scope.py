@@ -42,6 +42,8 @@ them, it wants to see what goes through, and an application should not go past i
       application has returned. After a complete response there is an ``http.disconnect``, as from
       ``receive``; it comes inside of the ``send`` that completes it. A `take` that raises loses its
       connection, is told that, and the error is logged.
+    * ``is_free() -> bool`` says whether nobody listens or receives; otherwise ``listen`` raises
+      `RuntimeError`.
     * ``cancelled(function)`` has a function called, without arguments, when the worker cancels what
       is left at the end of its grace (or is cancelled itself): synchronously, before any of what is
       cancelled runs on. For an application that is shielded, and has to end by itself. It must not

@@ -96,11 +96,16 @@ class WebSocket:
                 "cancelled": self.tell_cancelled,
                 "abandon": self.abandon,
                 "is_own": self.is_own,
+                "is_free": self.is_free,
             }
         return scope
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WebSocket:
         return self  # a middleware that copies a scope must not copy what its functions belong to
+
+    def is_free(self) -> bool:
+        """Whether nobody listens or receives, so that somebody may begin to listen."""
+        return not (self._over or self._connection.listener or self._connection.receiving)
 
     def is_own(self, function: object) -> bool:
         """Whether this is our ``receive`` or ``send``, and not somebody's around it."""
