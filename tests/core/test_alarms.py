@@ -295,3 +295,13 @@ async def test_alarms_that_are_never_set_and_stopped_leave_nothing_behind(autoju
         for _ in range(3 * _alarms.MANY):
             Alarm(clock, Bell()).stop()
         assert heap_of(clock) == []
+
+
+async def test_an_alarm_that_goes_to_and_fro_leaves_few_places_behind(autojump_clock):
+    async with running() as clock:
+        alarm = Alarm(clock, lambda: None)
+        for _ in range(20 * _alarms.MANY):
+            alarm.ring_at(trio.current_time() + 1000)
+            alarm.ring_at(trio.current_time() + 1)
+            await trio.sleep(2)
+        assert len(heap_of(clock)) <= 2 * _alarms.MANY
