@@ -7,6 +7,7 @@ around the handler, too: scopes, context variables, the next request of the conn
 import contextvars
 import math
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -73,7 +74,7 @@ class Around:
             await self._app(scope, receive, send)
 
 
-def make(kind, watch):
+def make(kind, watch) -> Any:
     """A handler class of this kind, whose messages are functions of the handler."""
 
     class Waiting(LoopHandler):
