@@ -32,6 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.sockets import connected
 from support.websockets import CLOSE, TEXT, RawWebSocket, close_frame, frame
 
+REMEMBERED = 32
+"""Seconds after which Trio forgets the last deadlines that were lifted: a server's ``send_timeout``."""
+
 APPLICATION = """
 import ctypes, gc, os
 import trio
@@ -168,12 +171,14 @@ async def at_rest(port: int, tasks: float = math.inf) -> dict[str, Any]:
 async def soak(port: int, clients: int, seconds: float, seed: int) -> int:
     """Run the soak, and print what it has left behind. 0 when that is nothing."""
     await Crowd(port, seed + 1).run(clients, seconds)
+    await trio.sleep(REMEMBERED)
     before = await at_rest(port)
     crowd = Crowd(port, seed)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(crowd.run, clients, seconds))
         await trio.sleep(seconds * 0.9)
         print("during:", json.dumps(await statistics(port)))
+    await trio.sleep(REMEMBERED)
     after = await at_rest(port, before["tasks"])
     print("did:   ", json.dumps(dict(sorted(crowd.counts.items()))))
     print("before:", json.dumps(before))
