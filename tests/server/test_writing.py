@@ -510,3 +510,37 @@ async def test_a_window_later_it_may_be_written_at_once_again(monkeypatch):
     monkeypatch.setattr(_turns, "WINDOW", 0)
     turns = _turns.Turns()
     assert all(turns.may_write_at_once() for _ in range(10 * _turns.AT_ONCE))
+
+
+async def test_a_whole_response_is_written_without_waiting():
+    async def app(scope, receive, send):
+        assert writer(scope, "respond")(201, [(b"x-a", b"b")], b"whole")
+        assert not writer(scope, "respond")(200, [], b"again")
+
+    async with serving_app(app) as (_, client):
+        for _ in range(2):
+            await client.request()
+            response = await client.answer()
+            assert (response.status, response.headers["x-a"], response.body) == (201, "b", b"whole")
+
+
+async def test_the_beginning_of_a_response_is_written_without_waiting():
+    async def app(scope, receive, send):
+        assert writer(scope, "respond")(200, [], b"one", more=True)
+        assert writer(scope)(b"two")
+        await send(body(b"three"))
+
+    async with serving_app(app) as (_, client):
+        await client.request()
+        assert (await client.answer()).body == b"onetwothree"
+
+
+async def test_a_header_that_cannot_be_sent_is_an_error_and_no_response():
+    async def app(scope, receive, send):
+        with pytest.raises(ValueError, match="cannot be sent"):
+            writer(scope, "respond")(200, [(b"x", b"a\r\nb: c")], b"")
+        assert writer(scope, "respond")(200, [], b"fine")
+
+    async with serving_app(app) as (_, client):
+        await client.request()
+        assert (await client.answer()).body == b"fine"

@@ -248,6 +248,17 @@ class Link:
             self._shortcut = None
             return False
 
+    def begin(self, start: Message, body: bytes) -> bool:
+        """Send the beginning of a response without waiting; false where only `write` can.
+
+        Args:
+            start: ``http.response.start``.
+            body: the first piece of its body.
+        """
+        if self._shortcut is None or self.broken:
+            return False
+        return bool(self._shortcut["respond"](start["status"], start["headers"], body, more=True))
+
     def respond(self, start: Message, body: bytes) -> bool:
         """Send a whole response without waiting; false where only `write` can.
 

@@ -124,6 +124,10 @@ class HTTPOutput:
     def write(self, now: float) -> Awaitable[object] | None:
         if self._start is not None:
             start, self._start = self._start, None
+            whole = self._head or self._ending or self.state is not ResponseState.OPEN
+            if not whole and self._link.begin(start, b"".join(self._parts)):
+                self._take_parts()
+                return None
             return self._link.write(start, now)
         # A head is followed by a body, if an empty one: servers may hold it back until there is one.
         body, more = self._take_parts(), not self._ending
@@ -136,10 +140,16 @@ class HTTPOutput:
         self._link.written()
 
     def finish_nowait(self, reason: TerminateReason) -> bool:
-        if self._start is None or self.state is not ResponseState.DONE or self._link.broken:
-            return False  # only a reply, which is whole
+        if self._link.broken:
+            if isinstance(reason, Failed):
+                self._cut()
+            self._link.finished()
+            return True
         if ending_for(reason).farewell is Farewell.NONE:
-            return False
+            self._link.finished()
+            return True
+        if self._start is None or self.state is not ResponseState.DONE:
+            return False  # only a reply, which is whole
         body = b"".join(self._parts)
         if not self._link.respond(self._start, b"" if self._head else body):
             return False
@@ -149,10 +159,7 @@ class HTTPOutput:
         return True
 
     async def finish(self, reason: TerminateReason) -> None:
-        if not self._link.broken:
-            await self._finish(ending_for(reason), reason)
-        elif isinstance(reason, Failed):
-            self._cut()
+        await self._finish(ending_for(reason), reason)
         self._link.finished()
 
     def failure(self, error: Exception) -> Callable[[], object] | None:
@@ -203,8 +210,6 @@ class HTTPOutput:
             self.written(trio.current_time())
 
     async def _finish(self, ending: Ending, reason: TerminateReason) -> None:
-        if ending.farewell is Farewell.NONE:
-            return
         if self.state is ResponseState.WAITING:
             self._answer(ending, reason)
         elif self.state is ResponseState.OPEN and ending.farewell is Farewell.CLEAN:

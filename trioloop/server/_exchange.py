@@ -456,8 +456,15 @@ class Exchange:
         response.sent += len(body)
         return True
 
-    def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Write a whole response at the end of the turn, see ``_scope.py``.
+    def respond(
+        self,
+        status: int,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        more: bool = False,
+    ) -> bool:
+        """Write a response, or its beginning, at the end of the turn, see ``_scope.py``.
 
         Raises:
             ValueError: it has something in it that cannot be sent.
@@ -467,13 +474,17 @@ class Exchange:
         if connection.lost or self._response is not None or not connection.make_room(len(body)):
             return False
         response = Response(status, headers, self._head.method, self._head.version)
-        response.give_length(len(body))
-        framed = response.frame(body) + response.end()
+        if not more:
+            response.give_length(len(body))
+        framed = response.frame(body)
+        if not more:
+            framed += response.end()
         self._response = response
         connection.append(self._flush_head() + framed)
-        self._streaming = False
-        self._complete = True
-        connection.wake()
+        if not more:
+            self._streaming = False
+            self._complete = True
+            connection.wake()
         return True
 
     def _takes(self, body: bytes) -> bool:

@@ -12,13 +12,13 @@ them, it wants to see what goes through, and an application should not go past i
 
 ``scope["extensions"]["trioloop.write"]``, ``http`` only
     Functions that write from any task and without a task switch: two of them a piece of the body of
-    a response that has started and is not complete, one a whole response that has not started:
+    a response that has started and is not complete, one a response that has not started:
 
     * ``write_nowait(body: bytes) -> bool`` writes at once.
     * ``write_soon(body: bytes) -> bool`` writes at the end of the scheduler's turn, together with
       what else is written in it; at once where little is being written.
-    * ``respond(status: int, headers, body: bytes) -> bool`` writes a whole response in the same
-      way. `ValueError` or `TypeError` where it has something in it that cannot be sent.
+    * ``respond(status: int, headers, body: bytes, *, more: bool = False) -> bool`` writes a
+      response in the same way: the whole of it, or with ``more`` its beginning. `ValueError` or `TypeError` where it has something in it that cannot be sent.
 
     False when the client has gone, or has not taken yet what was written before, or the piece is
     larger than 64 KiB: then nothing was taken, and ``send`` can wait for the client. `RuntimeError`
