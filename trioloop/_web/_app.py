@@ -126,10 +126,10 @@ class App(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI call."""
         scope["app"] = self
-        if self.middleware_stack is None:
-            self.middleware_stack = self.build_middleware_stack()
+        # Starlette makes the stack for its first call; then to go around that call is a coroutine less.
+        call = self.middleware_stack or super().__call__
         try:
-            await self.middleware_stack(scope, receive, send)  # Starlette's own, a coroutine less
+            await call(scope, receive, send)
         except ResponseAborted:
             return  # an unfinished response makes every server cut the connection
 

@@ -27,8 +27,6 @@ class ResponseState(enum.Enum):
     CUT = "cut"
     """Given up: the client can tell that something is missing."""
 
-    __hash__ = object.__hash__  # the name's hash, which enum takes, costs a call for every step
-
 
 class ResponseStep(enum.Enum):
     """What can happen to it."""
@@ -44,8 +42,10 @@ class ResponseStep(enum.Enum):
     CUT = "cut"
     """The connection is dropped."""
 
-    __hash__ = object.__hash__
 
+# By identity: the hash of the name, which Enum takes, costs a call of Python for every step.
+ResponseState.__hash__ = object.__hash__  # type: ignore[method-assign]
+ResponseStep.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 _State, _Step = ResponseState, ResponseStep
 
