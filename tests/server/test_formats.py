@@ -176,3 +176,12 @@ def test_however_a_chunked_body_is_cut_it_is_the_same(size):
     assert body.complete
     assert taken == b"abc0123456789abcdef"
     assert bytes(buffer) == b"next"
+
+
+def test_a_message_that_is_not_utf8_and_a_close_behind_it_are_one_or_the_other():
+    text = frame(1, b"he", fin=False) + frame(0, b"\xed\xa0\x80")
+    for size in range(1, 40):
+        messages, frames = read_by_us(text + frame(8, b"\x03\xe8"), size)
+        assert messages == []
+        code = frames.disconnect_message()["code"]
+        assert code == 1007 if frames.violation else code == 1000
