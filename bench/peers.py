@@ -16,6 +16,7 @@ Laws of this file:
 * Every application has a queue for each stream, as a real one has; only ``relay`` has none, for that
   is what it is about.
 * Each framework is used as its own documentation says.
+* What says asyncio is for uvicorn's peers, which know no other event loop.
 """
 
 from __future__ import annotations

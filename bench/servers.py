@@ -500,7 +500,7 @@ def memory(name: str, number: int, what: Callable[[Peer, int], Any]) -> float:
         time.sleep(1)  # memory settles with no event to wait for
         before = server.kilobytes()
         many = what(server, number)
-        time.sleep(2)  # the same
+        time.sleep(2)  # as above: what was freed has no event to wait for
         grown = server.kilobytes() - before
         few.close()
         many.close()

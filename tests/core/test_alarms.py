@@ -1,4 +1,7 @@
-"""Alarms and the clock that looks at them: they ring at their time, whatever it was before."""
+"""Alarms and the clock that looks at them: they ring at their time, whatever it was before.
+
+Every sleep here is virtual: each test has pytest-trio's ``autojump_clock``.
+"""
 
 import gc
 import math

@@ -779,7 +779,7 @@ async def test_a_handler_is_served_although_somebody_else_is_in_receive():
 
 async def test_who_receives_after_the_handler_is_told_that_it_is_over(worker):
     if worker == "stock":
-        pytest.skip("its receive waits for ever then")
+        pytest.skip("Hypercorn's receive waits for ever behind a disconnect")
     told: Arrivals = Arrivals()
 
     def receives_afterwards(app):

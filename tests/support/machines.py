@@ -137,7 +137,7 @@ class Common:
         return None
 
     def say(self, text: str) -> Any:
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass has its own
 
     def info(self, message: Messages | Joined | Left) -> Any:
         match message:

@@ -216,7 +216,7 @@ class _Obedient(LoopHandler[Do]):
 
     def emit(self, size: int) -> Any:
         """Send something to the client."""
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass has its own
 
     def perform(self, do: Do) -> Any:
         return getattr(self, "do_" + do.verb)(do.arg)

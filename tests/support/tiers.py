@@ -75,11 +75,11 @@ class WireExchange:
 
     def transmit(self, data: bytes) -> None:
         """Bytes leave the client."""
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass has its own
 
     def receive(self, size: int) -> bytes | None:
         """What has come, at most so much; ``b""`` at the end, `None` when there is nothing now."""
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass has its own
 
     def set_window(self, window: float | None) -> None:
         """Let the server's socket take so many bytes that the client has not read.
@@ -90,7 +90,7 @@ class WireExchange:
 
     def leave(self, how: str) -> None:
         """Close, reset or half-close."""
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass has its own
 
     # -- the verbs ----------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ class WireSimulation(Simulation):
         return exchange
 
     def connect(self, method: str, target: str, body: bytes | None) -> WireExchange:
-        raise NotImplementedError
+        raise NotImplementedError  # each subclass has its own
 
     def shut_down(self, grace: float = 3.0) -> None:
         self.config.graceful_timeout = grace
@@ -349,7 +349,7 @@ class MemorySocket(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError
 
     async def wait_send_all_might_not_block(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # Hypercorn never asks; trio's SendStream must have it
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         return await self._when_possible(self._wait_readable, self._give, max_bytes)

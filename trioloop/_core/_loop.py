@@ -9,9 +9,10 @@ Laws of this file:
   somebody else's task, each has a scope of its own, and what cancels that task ends the handler.
 * A wait is not cancelled by the machine but woken, for whatever concerns the handler: a message, its
   end, the alarm, its nursery.
-* A handler that hibernates has no task: its machine and its mailbox are all that is left.
-* The alarm is the deadline of a scope in the task that listens to the client. It moves only when
-  it must, and may ring too early.
+* A handler that hibernates has no task of its own and no nursery: its machine and its mailbox are all
+  that is left.
+* The alarm belongs to whoever listens to the client. It moves only when it must, and may ring too
+  early.
 """
 
 from __future__ import annotations
