@@ -21,7 +21,7 @@ import trio
 
 from ._body import Body, body_of
 from ._head import BadRequest, Head
-from ._listening import Listener, Take
+from ._listening import Call, Take
 from ._response import CONTINUE, Framing, Response, refusal
 from ._scope import LISTEN, WRITE, Scope, http_scope
 from ._transport import ClientGone, says_client_gone
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ._connection import Connection
 
 
-class Exchange:
+class Exchange(Call):
     """One request and its response.
 
     Args:
@@ -44,11 +44,9 @@ class Exchange:
     __slots__ = (
         "_body",
         "_complete",
-        "_connection",
         "_flushed",
         "_head",
         "_keep_alive",
-        "_over",
         "_refused",
         "_response",
         "_scope",
@@ -58,7 +56,7 @@ class Exchange:
     )
 
     def __init__(self, connection: Connection, head: Head) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._head = head
         self._body: Body = body_of(head, connection.worker.settings.max_body_size)
         self._told_body = False  # the application knows that it is complete
@@ -68,7 +66,6 @@ class Exchange:
         self._complete = False
         self._refused = False  # the request turned out to be malformed
         self._keep_alive = False
-        self._over = False  # the application has returned
         self._started_at = time.perf_counter() if connection.worker.access.enabled else 0.0
         self._scope = self._make_scope()
 
@@ -91,17 +88,6 @@ class Exchange:
                 "is_free": self.is_free,
             }
         return scope
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Exchange:
-        return self  # a middleware that copies a scope must not copy what its functions belong to
-
-    def is_free(self) -> bool:
-        """Whether nobody listens or receives, so that somebody may begin to listen."""
-        return not (self._over or self._connection.listener or self._connection.receiving)
-
-    def is_own(self, function: object) -> bool:
-        """Whether this is our ``receive`` or ``send``, and not somebody's around it."""
-        return function == self.receive or function == self.send  # noqa: PLR1714 - methods
 
     async def serve(self) -> bool:
         """Let the application answer; true when the connection can be used again."""
@@ -254,16 +240,7 @@ class Exchange:
 
     def listen(self, take: Take) -> Callable[[], None]:
         """Give what ``receive`` would return to a function, see ``_scope.py``."""
-        if self._over:
-            raise RuntimeError("the request is over")
-        listener = Listener(self._connection, self, take)
-        listener.begin()
-        return listener.resume
-
-    def tell_cancelled(self, function: Callable[[], object]) -> None:
-        """Call this before the request is cancelled, see ``_scope.py``."""
-        if not self._over:
-            self._connection.worker.cancellation.add(self, function)
+        return self.start_listening(self, take)
 
     def cut(self) -> None:
         """Close the connection under a response that has begun and will not be completed."""

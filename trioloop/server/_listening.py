@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -51,6 +51,55 @@ class Source(Protocol):
     def disconnect_message(self) -> Message:
         """That it is over."""
         raise NotImplementedError
+
+
+class Call:
+    """What a request and a WebSocket have in common: an ASGI call in which somebody may listen.
+
+    A copy of the scope must not copy what the functions in it belong to, so a call is its own copy.
+    """
+
+    __slots__ = ("_connection", "_over")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._over = False  # the application has returned
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    async def receive(self) -> Message:
+        """ASGI's ``receive``."""
+        raise NotImplementedError  # a request and a WebSocket have their own
+
+    async def send(self, message: Message) -> None:
+        """ASGI's ``send``."""
+        raise NotImplementedError  # the same
+
+    def is_own(self, function: object) -> bool:
+        """Whether this is our ``receive`` or ``send``, and not somebody's around it."""
+        return function in (self.receive, self.send)
+
+    def is_free(self) -> bool:
+        """Whether nobody listens or receives, so that somebody may begin to listen."""
+        return not (self._over or self._connection.listener or self._connection.receiving)
+
+    def start_listening(self, source: Source, take: Take) -> Callable[[], None]:
+        """Give what ``receive`` would return to a function; what it returns goes on after a pause.
+
+        Raises:
+            RuntimeError: the call is over, or somebody else listens or receives.
+        """
+        if self._over:
+            raise RuntimeError("the ASGI call is over: there is nothing more to listen to")
+        listener = Listener(self._connection, source, take)
+        listener.begin()
+        return listener.resume
+
+    def tell_cancelled(self, function: Callable[[], object]) -> None:
+        """Call this before the call is cancelled, see ``_scope.py``."""
+        if not self._over:
+            self._connection.worker.cancellation.add(self, function)
 
 
 class Listener:

@@ -21,7 +21,7 @@ import trio
 from ._frames import Frames
 from ._handshake import Handshake
 from ._head import Head
-from ._listening import Listener, Take
+from ._listening import Call, Take
 from ._response import Response, refusal
 from ._scope import LISTEN, WEBSOCKET, Scope, websocket_scope
 from ._transport import ClientGone, Interrupted, says_client_gone
@@ -44,7 +44,7 @@ class State(Enum):
     DONE = auto()  # refused, or closed by the application
 
 
-class WebSocket:
+class WebSocket(Call):
     """One WebSocket.
 
     Args:
@@ -56,12 +56,10 @@ class WebSocket:
     """
 
     __slots__ = (
-        "_connection",
         "_frames",
         "_handshake",
         "_head",
         "_missed",
-        "_over",
         "_response",
         "_scope",
         "_sent",
@@ -72,7 +70,7 @@ class WebSocket:
     )
 
     def __init__(self, connection: Connection, head: Head) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._handshake: Handshake | None = Handshake(head)
         subprotocols = self._handshake.subprotocols
         self._head = head
@@ -85,7 +83,6 @@ class WebSocket:
         self._watched = False  # somebody will look whether the application is busy
         self._sent = 0
         self._started_at = time.perf_counter() if connection.worker.access.enabled else 0.0
-        self._over = False  # the application has returned
 
     def _make_scope(self, subprotocols: list[str]) -> Scope:
         scope = websocket_scope(self._head, self._connection.around, subprotocols)
@@ -99,17 +96,6 @@ class WebSocket:
                 "is_free": self.is_free,
             }
         return scope
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> WebSocket:
-        return self  # a middleware that copies a scope must not copy what its functions belong to
-
-    def is_free(self) -> bool:
-        """Whether nobody listens or receives, so that somebody may begin to listen."""
-        return not (self._over or self._connection.listener or self._connection.receiving)
-
-    def is_own(self, function: object) -> bool:
-        """Whether this is our ``receive`` or ``send``, and not somebody's around it."""
-        return function == self.receive or function == self.send  # noqa: PLR1714 - methods
 
     async def serve(self) -> bool:
         """Let the application serve it, to its end; false, for that is the connection's, too."""
@@ -284,16 +270,7 @@ class WebSocket:
 
     def listen(self, take: Take) -> Callable[[], None]:
         """Give what ``receive`` would return to a function, see ``_scope.py``."""
-        if self._over:
-            raise RuntimeError("the WebSocket is over")
-        listener = Listener(self._connection, self, take)
-        listener.begin()
-        return listener.resume
-
-    def tell_cancelled(self, function: Callable[[], object]) -> None:
-        """Call this before the call is cancelled, see ``_scope.py``."""
-        if not self._over:
-            self._connection.worker.cancellation.add(self, function)
+        return self.start_listening(self, take)
 
     def abandon(self) -> None:
         """Close the connection at once, without a closing frame."""
