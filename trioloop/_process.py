@@ -133,13 +133,14 @@ async def _serve_until_signal(
         async with trio.open_nursery() as starting:
             starting.start_soon(signals.cancel, starting.cancel_scope)
             binds = await server.start(worker)
+            # Here and not below: that is some turns later, and the first request may end the process.
+            signals.serving = True
+            if on_listening is not None:
+                on_listening(binds)
             starting.cancel_scope.cancel()
         if binds is None:
             # None: the supervisor has closed the pipe, which is no failure of this worker.
             return 0 if signals.received is None else 128 + signals.received
-        signals.serving = True
-        if on_listening is not None:
-            on_listening(binds)
         _calm_collector()
     return 0
 
