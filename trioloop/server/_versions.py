@@ -41,6 +41,7 @@ def find_misfit() -> str | None:
         names = import_module("hypercorn.trio.run").worker_serve.__code__.co_names
     except Exception as error:  # whatever a broken installation raises
         return f"{type(error).__name__}: {error}"
-    if "TCPServer" not in names:
-        return "hypercorn.trio.run.worker_serve no longer looks for TCPServer"
+    for name in ("TCPServer", "serve_listeners"):
+        if name not in names:
+            return f"hypercorn.trio.run.worker_serve no longer looks for {name}"
     return None

@@ -3,8 +3,9 @@
 The laws of this file:
 
 * Hypercorn's ``worker_serve`` does what it always does (lifespan, sockets, TLS, logging, the
-  drain); only the name by which it finds its connection class is bound to something else, in a copy
-  of its own globals: whoever serves with Hypercorn in the same process is not affected.
+  drain); only the names by which it finds its connection class and Trio's accept loop are bound to
+  something else, in a copy of its own globals: whoever serves with Hypercorn in the same process is
+  not affected.
 * Nothing of a connection but cancellation, ``KeyboardInterrupt`` and ``SystemExit`` reaches the
   nursery of the others.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import hypercorn.trio.run
@@ -24,6 +25,7 @@ from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.trio.worker_context import WorkerContext
 
 from . import _readiness
+from ._accepting import serve_listeners
 from ._access import AccessLog
 from ._cancellation import Cancellation
 from ._connection import Connection
@@ -33,7 +35,7 @@ from ._head import Head, Headers
 from ._http2 import serve_http2
 from ._readiness import Readiness
 from ._response import chunk, refusal
-from ._scope import Surroundings, address_of
+from ._scope import Address, Surroundings, address_of
 from ._settings import Settings
 from ._transport import ClientGone, SocketTransport, TLSTransport, Transport
 from ._turns import Turns
@@ -49,7 +51,8 @@ _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, tri
 """What a client that has gone makes of a connection, wherever it is just then."""
 
 Application: TypeAlias = "Callable[[Any, Any, Any], Awaitable[None]]"
-Stream: TypeAlias = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+TLSStream: TypeAlias = trio.SSLStream[trio.SocketStream]
+Stream: TypeAlias = trio.SocketStream | TLSStream
 
 
 class Worker:
@@ -129,21 +132,55 @@ class Worker:
 
     # -- connections -----------------------------------------------------------------------------
 
-    async def connect(self, context: WorkerContext, state: dict[str, Any], stream: Stream) -> None:
-        """Serve one connection, from its beginning to its end."""
+    async def connect(
+        self,
+        context: WorkerContext,
+        state: dict[str, Any],
+        stream: socket.socket | TLSStream,
+        client: Address = None,
+    ) -> None:
+        """Serve one connection, from its beginning to its end.
+
+        Args:
+            context: Hypercorn's.
+            state: the lifespan's state.
+            stream: a plain socket, which is closed here; or one of Trio's streams.
+            client: the address of a plain socket's client.
+        """
         if self._context is None:
             self._context = context
             self.nursery.start_soon(self._note_the_end, context)
             self.cancellation.happens_with(trio.lowlevel.current_task().parent_nursery)
         connection: Connection | None = None
         try:
-            connection = await self._begin(context, state, stream)
-            if connection is not None:
-                self._connections.add(connection)
-                first = await connection.run()
-                if first:
-                    released = connection.transport.release()
-                    await self._speak_http2(context, state, released, first)
+            if isinstance(stream, socket.socket):
+                server = address_of(stream.family, stream.getsockname())
+                transport = self._transport(stream)
+            elif await self._speaks_http2(stream):
+                await self._speak_http2(context, state, stream, b"")
+                return
+            else:
+                sock = stream.transport_stream.socket
+                client = address_of(sock.family, sock.getpeername())
+                server = address_of(sock.family, sock.getsockname())
+                transport = TLSTransport(stream)
+            if len(self._connections) >= self.settings.max_connections:
+                await self._turn_away(transport)
+                return
+            around = Surroundings(
+                tls=isinstance(transport, TLSTransport),
+                client=client,
+                server=server,
+                root_path=self._config.root_path,
+                state=state,
+                wait_for_shutdown=self._wait,
+            )
+            connection = Connection(self, transport, around)
+            self._connections.add(connection)
+            first = await connection.run()
+            if first:
+                released = connection.transport.release()
+                await self._speak_http2(context, state, released, first)
         except* _GONE:
             pass
         except* Exception:
@@ -151,41 +188,17 @@ class Worker:
         finally:
             if connection is not None:
                 self._connections.discard(connection)
+            if isinstance(stream, socket.socket):
+                stream.close()
 
-    async def _begin(
-        self, context: WorkerContext, state: dict[str, Any], stream: Stream
-    ) -> Connection | None:
-        """Find out what the client speaks; `None` when it has been served already."""
-        tls = isinstance(stream, trio.SSLStream)
-        if isinstance(stream, trio.SSLStream):
-            with trio.fail_after(self.settings.tls_handshake_timeout):
-                await stream.do_handshake()
-            if stream.selected_alpn_protocol() == "h2":
-                await self._speak_http2(context, state, stream, b"")
-                return None
-            sock = stream.transport_stream.socket
-        else:
-            sock = stream.socket
-        around = Surroundings(
-            tls=tls,
-            client=address_of(sock.family, sock.getpeername()),
-            server=address_of(sock.family, sock.getsockname()),
-            root_path=self._config.root_path,
-            state=state,
-            wait_for_shutdown=self._wait,
-        )
-        transport = self._transport(stream)
-        if len(self._connections) >= self.settings.max_connections:
-            await self._turn_away(transport)
-            return None
-        return Connection(self, transport, around)
+    async def _speaks_http2(self, stream: TLSStream) -> bool:
+        """Shake hands; whether the client has chosen HTTP/2 then."""
+        with trio.fail_after(self.settings.tls_handshake_timeout):
+            await stream.do_handshake()
+        chosen: str | None = stream.selected_alpn_protocol()
+        return chosen == "h2"
 
-    def _transport(self, stream: Stream) -> Transport:
-        if isinstance(stream, trio.SSLStream):
-            return TLSTransport(stream)
-        family, kind, proto = stream.socket.family, stream.socket.type, stream.socket.proto
-        sock = socket.socket(family, kind, proto, fileno=stream.socket.detach())
-        sock.setblocking(False)
+    def _transport(self, sock: socket.socket) -> Transport:
         if self._readiness is None:
             return SocketTransport(sock)
         return EpollTransport(sock, self._readiness)
@@ -290,18 +303,19 @@ async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
         shutdown_trigger: the drain begins when it returns.
         task_status: told the addresses.
 
-    Source: ``hypercorn.trio.run.worker_serve``, of which it is a copy with one name bound anew.
+    Source: ``hypercorn.trio.run.worker_serve``, of which it is a copy with two names bound anew.
     """
     config.set_statsd_logger_class(StatsdLogger)
     async with trio.open_nursery() as nursery:
         worker = Worker(app, config, nursery, notice)
 
         # Not a coroutine function: each is a frame of every connection, for as long as it lives.
-        def connect(_app: Any, _config: Any, context: Any, state: Any, stream: Any) -> Any:
-            return worker.connect(context, state, stream)
+        def connect(_app: Any, _config: Any, context: Any, state: Any, *stream: Any) -> Any:
+            return worker.connect(context, state, *stream)
 
         theirs = hypercorn.trio.run.worker_serve
-        names = {**vars(hypercorn.trio.run), "TCPServer": connect}
+        their_trio = SimpleNamespace(**{**vars(trio), "serve_listeners": serve_listeners})
+        names = {**vars(hypercorn.trio.run), "TCPServer": connect, "trio": their_trio}
         ours = FunctionType(theirs.__code__, names, theirs.__name__)
         nursery.start_soon(worker.run)
         await ours(
