@@ -42,6 +42,28 @@ async def test_pipelined_requests_are_answered_in_their_order():
             assert (await client.answer()).body == f"/{number}".encode()
 
 
+async def test_nothing_is_served_behind_a_request_whose_client_has_left():
+    paths = []
+    ended = trio.Event()
+
+    async def app(scope, receive, send):
+        paths.append(scope["path"])
+        await send(start())
+        await send(body(b"first", more=True))
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ended.set()
+
+    async with serving_app(app) as (_, client):
+        await client.send(request_bytes(path="/one") + request_bytes(path="/two"))
+        await client.head()
+        await client.until("first")
+        client.close()
+        await ended.wait()
+        await settle()
+    assert paths == ["/one"]
+
+
 @pytest.mark.parametrize("pipelined", [False, True])
 async def test_a_request_leaves_nothing_in_the_context_of_the_next(pipelined):
     left: ContextVar[bytes] = ContextVar("left", default=b"nothing")

@@ -135,6 +135,7 @@ class Exchange(Call):
                     return self._cut()
                 await self._answer(500)
             if connection.lost or not self._complete:
+                self._keep_alive = False
                 return connection.lost or "cut"
             self._keep_alive = self._keep_alive and self._skip_body()
             if not self._keep_alive and (connection.buffer or not self._body.complete):
