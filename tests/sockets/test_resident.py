@@ -5,7 +5,9 @@ around the handler, too: scopes, context variables, the next request of the conn
 """
 
 import contextvars
+import gc
 import math
+import weakref
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -798,6 +800,51 @@ async def test_who_receives_after_the_handler_is_told_that_it_is_over(worker):
         assert (await client.answer()).body == b"alive"
         await client.half_close()
         assert await told.next() == {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "websocket"])
+@pytest.mark.parametrize("leaves", [False, True], ids=["stopped", "client leaves"])
+async def test_what_belonged_to_a_handler_does_not_wait_for_the_collector(
+    kind, leaves, free_of_collection
+):
+    """However many come and go: what they leave is freed where they end."""
+    alive = []
+
+    base = WebSocketHandler if kind == "websocket" else make(kind, Watch())
+
+    class Kept(base):
+        def init(self, request):
+            alive.extend([weakref.ref(self), weakref.ref(request)])
+            refs.put(self.ref)
+            return super().init(request)
+
+    refs = Arrivals()
+    app = App()
+    app.route("/", Kept)
+    async with stock_server(app) as server:
+        for _ in range(3):
+            async with server.client() as client:
+                if kind == "websocket":
+                    await RawWebSocket(client).open()
+                else:
+                    await client.request()
+                ref = await refs.next()
+                if leaves:
+                    client.close()
+                else:
+                    ref.stop()
+                await ref.wait_ended()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(alive) == 6
+        assert [found() for found in alive] == [None] * 6
+
+
+@pytest.fixture
+def free_of_collection():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 async def test_a_handler_that_has_ended_is_a_stranger_to_the_next_one_of_its_connection():

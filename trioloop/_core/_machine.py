@@ -96,6 +96,7 @@ class Machine:
         "hub",
         "idle_timeout",
         "mailbox",
+        "name",
         "nursery",
         "output",
         "phase",
@@ -114,7 +115,8 @@ class Machine:
     )
 
     def __init__(self, handler: Handler[Any], hub: HubCore, output: Output) -> None:
-        self.handler: Handler[Any] = handler
+        self.handler: Handler[Any] = handler  # until it is over, as its output
+        self.name: str = type(handler).__name__  # its class, for people
         self.hub: HubCore = hub
         self.output: Output = output
         self.idle_timeout: float = handler.idle_timeout
@@ -158,11 +160,6 @@ class Machine:
         self._over: trio.Event | None = None
         handler.ref = self.ref
         handler.hub = hub
-
-    @property
-    def name(self) -> str:
-        """The handler's class, for people."""
-        return type(self.handler).__name__
 
     def runs_here(self) -> bool:
         """Whether the caller is the handler's own task, that is one of its callbacks."""
@@ -783,6 +780,9 @@ class Machine:
         if self._over is not None:
             self._over.set()
         self.output.ended()
+        # A ref lives as long as somebody has it, the handler for one: in a circle with the machine
+        # it would wait for the garbage collector, with all that belongs to its request.
+        del self.handler, self.output
 
     async def wait_over(self) -> TerminateReason:
         if self.phase != "ended":

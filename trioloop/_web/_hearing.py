@@ -209,20 +209,22 @@ class ByPush:
                 await run_handler(machine)
             finally:
                 self._alarm.stop()
+                # What the server still has to say is for nobody. Without a circle of the link and
+                # this, what belongs to the request does not wait for the garbage collector.
+                self._machine = self._resume = None
+                del self._link
         if link.aborted:
             raise ResponseAborted("the response cannot be completed; the reason has been logged")
 
     def _take(self, message: Message) -> bool:
-        assert self._machine is not None
-        assert self._alarm is not None
-        if self._cancelled or self._write_is_cancelled():
+        if self._machine is None or self._cancelled or self._write_is_cancelled():
             return True
         if self._waits:
             self._later = message  # that it is over, behind what is unread
             return True
         if not self._machine.entered and message.get("body"):
             self._early = message
-            self._alarm.ring_at(trio.current_time())
+            self.look_by(trio.current_time())
             return False
         self._take_early()
         self._link.take(message)
@@ -259,7 +261,8 @@ class ByPush:
         self.look_by(self._link.next_look())
 
     def _end_soon(self) -> None:
-        assert self._machine is not None
+        if self._machine is None:
+            return
         self._cancelled = True
         self._machine.end(ShutDown())
         if self._link.is_writing:
