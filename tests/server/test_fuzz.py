@@ -17,13 +17,12 @@ from support.asgi import (
     answer,
     body,
     echo,
-    frame,
-    handshake_bytes,
     is_alive,
     read_body,
     start,
 )
 from support.sockets import request_bytes, stock_server
+from support.websockets import frame, handshake_bytes
 
 LONG = "TRIOLOOP_LONG" in os.environ
 INPUTS = 200_000 if LONG else 2_000

@@ -9,16 +9,14 @@ import trio.lowlevel
 from support.asgi import (
     answer,
     body,
-    frame,
-    handshake_bytes,
     is_alive,
     logged,
-    opened,
     serving_app,
     settle,
     start,
 )
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, request_bytes
+from support.websockets import CLOSE, PING, PONG, TEXT, frame, handshake_bytes, opened
 
 from trioloop.server import _websocket
 from trioloop.server._listening import FAIR
@@ -26,7 +24,6 @@ from trioloop.server._readiness import available
 
 pytestmark = pytest.mark.skipif(not available, reason="sockets are waited for by Trio here")
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 NO_BODY = {"type": "http.request", "body": b"", "more_body": False}
 GONE = {"type": "http.disconnect"}
 CONNECT = {"type": "websocket.connect"}

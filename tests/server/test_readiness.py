@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.lowlevel
-from support.asgi import answer, body, echo, frame, is_alive, opened, serving_app, settle, start
+from support.asgi import answer, body, echo, is_alive, serving_app, settle, start
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
+from support.websockets import TEXT, frame, opened
 
 from trioloop.server import _readiness
 from trioloop.server._epoll_transport import EpollTransport
@@ -301,8 +302,8 @@ async def test_a_websocket_echoes():
     async with serving_app(None, echo) as (_, client):
         frames = await opened(client)
         for text in (b"one", b"x" * 60_000):
-            await client.send(frame(1, text))
-            assert await frames.next() == (1, text)
+            await client.send(frame(TEXT, text))
+            assert await frames.next() == (TEXT, text)
 
 
 @either_watcher

@@ -10,13 +10,12 @@ from support.asgi import (
     Application,
     answer,
     body,
-    frame,
-    handshake_bytes,
     is_alive,
     read_body,
     start,
 )
 from support.sockets import MORE_THAN_BUFFERS, request_bytes, stock_server
+from support.websockets import frame, handshake_bytes
 
 from trioloop.server._transport import ClientGone
 

@@ -346,7 +346,7 @@ async def test_a_message_that_is_too_large_ends_it_with_1009(fragments):
             parts = [b"x" * 40] * fragments if fragments > 1 else [b"x" * 101]
             opcodes = [TEXT] + [CONTINUATION] * (len(parts) - 1)
             frames = [
-                frame(opcode, part, final=place == len(parts) - 1)
+                frame(opcode, part, fin=place == len(parts) - 1)
                 for place, (opcode, part) in enumerate(zip(opcodes, parts, strict=True))
             ]
             await websocket.send(*frames)
@@ -360,9 +360,9 @@ async def test_fragments_are_one_message_and_control_frames_may_come_between():
     """RFC 6455, section 5.4."""
     async with serving(echo(Watch())) as (server, _), raw_websocket(server.port) as websocket:
         await websocket.send(
-            frame(TEXT, b"one ", final=False),
+            frame(TEXT, b"one ", fin=False),
             frame(PING, b"?"),
-            frame(CONTINUATION, b"two", final=True),
+            frame(CONTINUATION, b"two"),
         )
         frames = [await websocket.next(), await websocket.next()]
         assert frames == [Frame(PONG, b"?"), Frame(TEXT, b"one two")]
@@ -442,10 +442,10 @@ async def test_a_handler_hears_what_a_client_said_that_left(how):
 
 
 VIOLATIONS = {
-    "unmasked": frame(TEXT, b"x", masked=False),
+    "unmasked": frame(TEXT, b"x", mask=None),
     "opcode": frame(3, b"x"),
     "long control frame": frame(PING, b"x" * 126),
-    "fragmented control frame": frame(PING, b"x", final=False),
+    "fragmented control frame": frame(PING, b"x", fin=False),
     "continuation of nothing": frame(CONTINUATION, b"x"),
     "invalid UTF-8": frame(TEXT, b"\xff\xff"),
     "close with one byte": frame(CLOSE, b"x"),

@@ -19,7 +19,7 @@ from trioloop import App, Close, Continue, Reply, Send, Stop, WebSocketHandler
 from trioloop.testing import Seen, Simulation
 
 from .normal import plain
-from .websockets import BINARY, CLOSE, TEXT, _split, close_frame, frame, handshake
+from .websockets import BINARY, CLOSE, TEXT, _split, close_frame, frame, handshake_bytes
 
 EIGHTH: Final = 1 / 8
 OFF_GRID: Final = 1 / 64
@@ -124,7 +124,7 @@ class WireWebSocket:
         self._length = 0
         self._held: list[bytes] = []
         self._left = False
-        exchange._request = handshake(target)
+        exchange._request = handshake_bytes(target)
         exchange._parse = self._parse
 
     @property
