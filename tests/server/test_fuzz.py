@@ -17,7 +17,6 @@ from support.asgi import (
     answer,
     body,
     echo,
-    is_alive,
     read_body,
     start,
 )
@@ -142,7 +141,7 @@ async def test_50_streams_do_not_notice_what_others_send(monkeypatch):
         async with trio.open_nursery() as attackers:
             for _ in range(CLIENTS):
                 attackers.start_soon(attack, server)
-        assert await is_alive(server)
+        assert await server.is_alive()
         done.set()
     tracebacks = [line for line in server.errors.all if "Traceback" in line]
     assert not tracebacks, f"TRIOLOOP_SEED={seed}: {tracebacks[0]}"

@@ -9,7 +9,6 @@ import trio.lowlevel
 from support.asgi import (
     answer,
     body,
-    is_alive,
     logged,
     serving_app,
     settle,
@@ -121,7 +120,7 @@ async def test_a_client_that_leaves_is_told_at_once_and_nothing_follows(way):
         if left is not None:
             await left
         assert await hearer.next() == [GONE]
-        assert await is_alive(server)
+        assert await server.is_alive()
         await settle()
     assert hearer.given.all == [NO_BODY, "listening", GONE]
 
@@ -329,7 +328,7 @@ async def test_what_the_function_raises_ends_its_connection_only():
         await client.request()
         assert await client.end() == b""
         await logged(server, "a bug in the application")
-        assert await is_alive(server)
+        assert await server.is_alive()
     assert given.all == [NO_BODY, GONE]
 
 
@@ -345,7 +344,7 @@ async def test_what_the_function_raises_later_harms_nobody_either():
         await client.send(frame(TEXT, b"x"))
         await client.end()
         await logged(server, "a bug in the application")
-        assert await is_alive(server)
+        assert await server.is_alive()
     assert is_end(hearer.given.all[-1])
 
 

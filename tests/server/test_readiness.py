@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.lowlevel
-from support.asgi import answer, body, echo, is_alive, serving_app, settle, start
+from support.asgi import answer, body, echo, serving_app, settle, start
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
 from support.websockets import TEXT, frame, opened
 
@@ -274,7 +274,7 @@ async def test_a_client_that_leaves_behind_pipelined_requests_is_noticed():
 
 
 @either_watcher
-async def test_a_client_that_takes_nothing_is_given_up():
+async def test_a_client_that_takes_nothing_is_given_up_after_send_timeout():
     errors: Arrivals = Arrivals()
 
     async def app(scope, receive, send):
@@ -287,7 +287,7 @@ async def test_a_client_that_takes_nothing_is_given_up():
     async with serving_app(app, receive_buffer=4096, send_timeout=0.1) as (server, client):
         await client.request()
         assert "took nothing for 0.1 s" in str(await errors.next())
-        assert await is_alive(server)
+        assert await server.is_alive()
 
 
 @either_watcher

@@ -10,7 +10,6 @@ from support.asgi import (
     Application,
     answer,
     body,
-    is_alive,
     read_body,
     start,
 )
@@ -84,7 +83,7 @@ async def test_a_client_that_writes_what_kills_the_stock_worker(worker, packets)
                         while await client.receive():
                             pass
                 await trio.testing.wait_all_tasks_blocked(0.02)
-                alive = await is_alive(server)
+                alive = await server.is_alive()
         except* Exception:
             alive = False
     assert alive == (worker == "trioloop")
@@ -102,7 +101,7 @@ async def test_an_application_that_accepts_a_subprotocol_that_was_not_offered(wo
             await client.send(handshake_bytes())
             await client.receive()
             await trio.testing.wait_all_tasks_blocked(0.02)
-            alive = await is_alive(server)
+            alive = await server.is_alive()
             if alive:
                 assert "was not offered" in "".join(server.errors.all)
     except* Exception:
@@ -324,7 +323,7 @@ async def test_an_http2_client_that_takes_nothing_is_given_up_after_send_timeout
     ):
         await client.send(http2(headers_frame([*GET, (":path", "/")])))
         await raised.wait()
-        assert await is_alive(server)
+        assert await server.is_alive()
         client.reset()
 
 

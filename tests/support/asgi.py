@@ -87,18 +87,6 @@ async def serving_app(http=None, websocket=None, *, receive_buffer=None, **setti
         yield server, client
 
 
-async def is_alive(server: StockServer) -> bool:
-    """Whether the server serves somebody else."""
-    if server.ended.is_set():
-        return False
-    try:
-        async with server.client() as other:
-            await other.request(path="/alive")
-            return (await other.answer()).body == b"alive"
-    except OSError:
-        return False
-
-
 async def logged(server: StockServer, text: str) -> None:
     """Wait for a line of the error log with this text in it."""
     while text not in await server.errors.next():
