@@ -597,7 +597,7 @@ DEFLATE_VIOLATIONS = {
 
 
 @pytest.mark.parametrize("kinds, code", DEFLATE_VIOLATIONS.values(), ids=DEFLATE_VIOLATIONS)
-async def test_12_13_a_violation_of_compression(kinds, code):
+async def test_12_13_a_violation_of_compression_is_answered_with_its_code(kinds, code):
     async with echoing(compress=True) as client:
         frames, deflate = await agreed(client, OFFERS["no limits"])
         packed = deflate.pack(b"hello")

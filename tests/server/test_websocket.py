@@ -26,6 +26,7 @@ from support.websockets import (
     opened,
 )
 
+from trioloop.server import _websocket
 from trioloop.server._transport import ClientGone
 
 
@@ -58,7 +59,7 @@ async def test_a_handshake_is_answered_as_the_standard_says():
         assert b"sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in head
 
 
-async def test_the_scope_of_a_websocket():
+async def test_the_scope_of_a_websocket_says_what_the_handshake_said():
     scopes: Arrivals = Arrivals()
 
     async def websocket(scope, receive, send):
@@ -456,7 +457,8 @@ async def test_a_client_that_answers_pings_is_kept():
         assert (await received.next())["text"] == "still there"
 
 
-async def test_pings_are_answered_while_the_application_is_busy():
+async def test_pings_are_answered_while_the_application_is_busy(monkeypatch):
+    monkeypatch.setattr(_websocket, "PUMP_SECONDS", 0.02)
     busy, go_on = trio.Event(), trio.Event()
 
     async def websocket(scope, receive, send):

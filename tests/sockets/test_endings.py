@@ -583,7 +583,7 @@ async def test_a_client_that_stops_reading_holds_nobody_else():
         assert isinstance(await it.watch.reason(), Failed)
 
 
-async def test_a_client_that_reads_slowly_gets_everything():
+async def test_a_client_that_begins_to_read_late_gets_everything():
     async with started("event stream", receive_buffer=4096) as it:
         it.ref.send_nowait(lambda handler: [ServerSentEvent(LARGE), ServerSentEvent("last")])
         await trio.testing.wait_all_tasks_blocked()
@@ -759,12 +759,16 @@ async def test_a_request_behind_an_event_stream_is_answered_after_it():
 
 
 @WAYS
-async def test_a_client_that_leaves_behind_pipelined_bytes_is_seen_at_the_idle_timeout(way):
-    """Hypercorn reads nothing more until the first request is answered."""
+async def test_a_client_that_leaves_behind_pipelined_bytes_is_heard_or_found_when_idle(way, worker):
+    """Hypercorn reads nothing more until the first request is answered; ours looks.
+
+    A write of the answer may find a reset, or not.
+    """
     two = request_bytes() + request_bytes(path="/alive")
     async with started("waiting", two, idle_timeout=0.3) as it:
         await leave(it.client, way)
-        assert await it.watch.reason() in (TimedOut("mailbox"), Disconnected())
+        heard = [Disconnected()] + [TimedOut("mailbox")] * (worker == "stock")
+        assert await it.watch.reason() in heard
 
 
 async def test_a_keepalive_finds_a_client_that_left_behind_pipelined_bytes():
