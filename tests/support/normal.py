@@ -66,10 +66,11 @@ RULES: Final = {
         " backpressure. So a close behind such a message is answered when the messages before it have"
         " been handled; that the client has left, or sent what is too large, is found then, or when"
         " the server looks for pings, once a second, and a write in the meantime finds the client"
-        " gone or is still read. The stock worker reads ten messages ahead: it answers at once, cuts"
-        " and swallows writes from then on, and leaves sizes to the handler's side, which looks at"
-        " one message after the other. So the clients of generated scenarios do none of the three"
-        " behind a message that waits (`tell(crowded=False)`); they do send more messages."
+        " gone or is still read; and a message is there as soon as the one before it is taken. The"
+        " stock worker reads ten messages ahead: it answers at once, cuts and swallows writes from"
+        " then on, leaves sizes to the handler's side, and gives it the next message a turn later,"
+        " behind one more of the mailbox. So clients of generated scenarios do nothing behind a"
+        " message that waits (`tell(crowded=False)`)."
     ),
     "early closes of WebSockets": (
         "a client that wants to close waits for the answer to its handshake, behind which the"

@@ -238,20 +238,13 @@ def play(
         elif clients:
             who = step.who % len(clients)
             is_early = step.verb == "close" and not clients[who].transcript
-            is_crowd = _is_of_the_server(step) and _has_unheard(app, who, sent[who])
+            is_crowd = step.verb != "tell" and _has_unheard(app, who, sent[who])
             if (early or not is_early) and (crowded or not is_crowd):
                 sent[who] += step.verb == "send"
                 _act(step, who, clients, left, simulation, app)
     simulation.advance(12)
     simulation.shut_down(1 + OFF_GRID)
     return clients
-
-
-def _is_of_the_server(step: Step) -> bool:
-    """Whether a client does what servers answer by themselves, as soon as they read it."""
-    if step.verb == "send":
-        return len(step.arg) > Chat.max_message_size
-    return step.verb in ("close", "disconnect")
 
 
 def _has_unheard(app: Application, who: int, sent: int) -> bool:
@@ -289,8 +282,7 @@ def tell(
         tier: of `tiers`.
         steps: of the scenario.
         early: whether clients may close before their handshake is over.
-        crowded: whether clients may close, leave, or send what is too large, behind a message that
-            waits for its handler.
+        crowded: whether clients may do anything behind a message that waits for its handler.
     """
     app: Any = Application()
     with tier(app) as simulation:
