@@ -3,7 +3,8 @@
 Laws of this file:
 
 * The application notes what it met, and when; the client what it saw, and when. Both are compared.
-* A client keeps the protocol: it sends nothing before the handshake is over, and answers a close.
+* A client keeps the protocol: it sends nothing before the handshake is over, answers a close, and
+  answers pings, of which nobody else hears.
 * The tiers are those of `tiers`; here only what speaks on them is another.
 """
 
@@ -20,7 +21,17 @@ from trioloop import App, Close, Continue, Reply, Send, Stop, WebSocketHandler
 from trioloop.testing import Seen, Simulation
 
 from .normal import plain
-from .websockets import BINARY, CLOSE, TEXT, _split, close_frame, frame, handshake_bytes
+from .websockets import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    _split,
+    close_frame,
+    frame,
+    handshake_bytes,
+)
 
 EIGHTH: Final = 1 / 8
 OFF_GRID: Final = 1 / 64
@@ -198,6 +209,9 @@ class WireWebSocket:
                 self._exchange._end("end")
                 if not self._left:
                     self._exchange.transmit(close_frame(one.code))
+            elif one.opcode == PING:
+                if not self._left:
+                    self._exchange.transmit(frame(PONG, one.payload))
             else:
                 text = one.payload.decode() if one.opcode == TEXT else one.payload
                 self._exchange._see("message", text)

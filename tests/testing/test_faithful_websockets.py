@@ -39,6 +39,10 @@ SCENARIOS = {
     ],
     "left in a callback": [open_one, Step("send", 0, "work"), Step("disconnect", 0, "abrupt")],
     "sent in init": [Step("open", 0, "work"), Step("send", 0, "early"), Step("advance", 0, 8)],
+    "pinged": [
+        open_one,
+        *[step for _ in range(5) for step in (Step("advance", 0, 40), Step("tell", 0, ("say", 3)))],
+    ],
     "three wait": [
         *(open_one, Step("send", 0, "work"), Step("send", 0, "pause"), Step("send", 0, "several")),
         *(Step("send", 0, b"\xff"), Step("advance", 0, 16), Step("tell", 0, ("resume", 0))),
