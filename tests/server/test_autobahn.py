@@ -17,12 +17,22 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from support.asgi import Frames, frame, handshake_bytes, opened
 from support.sockets import stock_server
+from support.websockets import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    RawWebSocket,
+    close_frame,
+    frame,
+    handshake_bytes,
+    opened,
+)
 
 import trioloop
-
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
 class Echo(trioloop.WebSocketHandler[str]):
@@ -39,11 +49,6 @@ async def echoing(**options):
     app.route("/", Echo, **options)
     async with stock_server(app) as server, server.client() as client:
         yield client
-
-
-def close(code, reason=b""):
-    """A close frame."""
-    return frame(CLOSE, code.to_bytes(2, "big") + reason)
 
 
 def failed(code):
@@ -69,7 +74,7 @@ async def send(client, pieces):
 
 async def is_closed_cleanly(client, frames):
     """Whether the connection is still open, and closes as it should, without another frame."""
-    await client.send(close(1000))
+    await client.send(close_frame(1000))
     assert await frames.next() == failed(1000)
     return await frames.next() is None
 
@@ -341,15 +346,15 @@ NO_CODES = [0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999, 5000, 65535]
 CLOSES = {
     "7.3.1 no payload": (frame(CLOSE), (CLOSE, b"")),
     "7.3.2 one byte": (frame(CLOSE, b"a"), failed(1002)),
-    "7.3.3 a code": (close(1000), failed(1000)),
-    "7.3.4 a code and a reason": (close(1000, "größer".encode()), failed(1000)),
-    "7.3.5 123 bytes of reason": (close(1000, b"*" * 123), failed(1000)),
-    "7.3.6 124 bytes of reason": (close(1000, b"*" * 124), failed(1002)),
-    "7.5.1 a reason that is not UTF-8": (close(1000, BASE + b"\xed\xa0\x80"), failed(1007)),
-    **{f"7.7 code {code}": (close(code), failed(code)) for code in CODES},
-    **{f"7.7 code {code}, a reason": (close(code, b"x"), failed(code)) for code in CODES},
-    **{f"7.9 code {code}": (close(code), failed(1002)) for code in NO_CODES},
-    **{f"7.9 code {code}, a reason": (close(code, b"x"), failed(1002)) for code in NO_CODES},
+    "7.3.3 a code": (close_frame(1000), failed(1000)),
+    "7.3.4 a code and a reason": (close_frame(1000, "größer".encode()), failed(1000)),
+    "7.3.5 123 bytes of reason": (close_frame(1000, b"*" * 123), failed(1000)),
+    "7.3.6 124 bytes of reason": (close_frame(1000, b"*" * 124), failed(1002)),
+    "7.5.1 a reason that is not UTF-8": (close_frame(1000, BASE + b"\xed\xa0\x80"), failed(1007)),
+    **{f"7.7 code {code}": (close_frame(code), failed(code)) for code in CODES},
+    **{f"7.7 code {code}, a reason": (close_frame(code, b"x"), failed(code)) for code in CODES},
+    **{f"7.9 code {code}": (close_frame(code), failed(1002)) for code in NO_CODES},
+    **{f"7.9 code {code}, a reason": (close_frame(code, b"x"), failed(1002)) for code in NO_CODES},
 }
 
 
@@ -369,7 +374,7 @@ AFTER = {
 
 @pytest.mark.parametrize("data", AFTER.values(), ids=AFTER)
 async def test_7_1_nothing_after_a_close_is_answered(data):
-    await play([close(1000) + data], [failed(1000)])
+    await play([close_frame(1000) + data], [failed(1000)])
 
 
 async def test_7_1_1_a_message_is_echoed_before_the_close():
@@ -381,7 +386,7 @@ async def test_7_1_1_a_message_is_echoed_before_the_close():
 
 
 async def test_7_1_5_a_close_within_a_message_ends_it():
-    await play([part(b"a", TEXT), close(1000), frame(CONTINUATION, b"b")], [failed(1000)])
+    await play([part(b"a", TEXT), close_frame(1000), frame(CONTINUATION, b"b")], [failed(1000)])
 
 
 async def test_7_1_6_a_close_behind_a_large_message_is_answered():
@@ -389,7 +394,7 @@ async def test_7_1_6_a_close_behind_a_large_message_is_answered():
     async with echoing() as client, trio.open_nursery() as nursery:
         frames = await opened(client)
         data = b"x" * 2**18
-        nursery.start_soon(send, client, [frame(TEXT, data) + close(1000) + frame(PING)])
+        nursery.start_soon(send, client, [frame(TEXT, data) + close_frame(1000) + frame(PING)])
         found = await frames.next()
         if found == (TEXT, data):
             found = await frames.next()
@@ -532,8 +537,8 @@ class Deflate:
 async def agreed(client, offer):
     """Open a WebSocket with an offer; the frames, and what was agreed on."""
     await client.send(handshake_bytes(headers=[("sec-websocket-extensions", offer)]))
-    frames = Frames(client)
-    head = (await frames.head()).decode().lower()
+    frames = RawWebSocket(client)
+    head = (await frames.read_head()).decode().lower()
     assert head.startswith("http/1.1 101 ")
     found = [line for line in head.split("\r\n") if line.startswith("sec-websocket-extensions:")]
     return frames, Deflate(found[0].partition(":")[2]) if found else None
@@ -592,7 +597,7 @@ DEFLATE_VIOLATIONS = {
 
 
 @pytest.mark.parametrize("kinds, code", DEFLATE_VIOLATIONS.values(), ids=DEFLATE_VIOLATIONS)
-async def test_12_13_a_violation_of_compression(kinds, code):
+async def test_12_13_a_violation_of_compression_is_answered_with_its_code(kinds, code):
     async with echoing(compress=True) as client:
         frames, deflate = await agreed(client, OFFERS["no limits"])
         packed = deflate.pack(b"hello")

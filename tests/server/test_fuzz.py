@@ -17,13 +17,11 @@ from support.asgi import (
     answer,
     body,
     echo,
-    frame,
-    handshake_bytes,
-    is_alive,
     read_body,
     start,
 )
 from support.sockets import request_bytes, stock_server
+from support.websockets import frame, handshake_bytes
 
 LONG = "TRIOLOOP_LONG" in os.environ
 INPUTS = 200_000 if LONG else 2_000
@@ -143,7 +141,7 @@ async def test_50_streams_do_not_notice_what_others_send(monkeypatch):
         async with trio.open_nursery() as attackers:
             for _ in range(CLIENTS):
                 attackers.start_soon(attack, server)
-        assert await is_alive(server)
+        assert await server.is_alive()
         done.set()
     tracebacks = [line for line in server.errors.all if "Traceback" in line]
     assert not tracebacks, f"TRIOLOOP_SEED={seed}: {tracebacks[0]}"

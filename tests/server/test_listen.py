@@ -9,16 +9,13 @@ import trio.lowlevel
 from support.asgi import (
     answer,
     body,
-    frame,
-    handshake_bytes,
-    is_alive,
     logged,
-    opened,
     serving_app,
     settle,
     start,
 )
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, request_bytes
+from support.websockets import CLOSE, PING, PONG, TEXT, frame, handshake_bytes, opened
 
 from trioloop.server import _websocket
 from trioloop.server._listening import FAIR
@@ -26,7 +23,6 @@ from trioloop.server._readiness import available
 
 pytestmark = pytest.mark.skipif(not available, reason="sockets are waited for by Trio here")
 
-TEXT, CLOSE, PING, PONG = 1, 8, 9, 10
 NO_BODY = {"type": "http.request", "body": b"", "more_body": False}
 GONE = {"type": "http.disconnect"}
 CONNECT = {"type": "websocket.connect"}
@@ -124,7 +120,7 @@ async def test_a_client_that_leaves_is_told_at_once_and_nothing_follows(way):
         if left is not None:
             await left
         assert await hearer.next() == [GONE]
-        assert await is_alive(server)
+        assert await server.is_alive()
         await settle()
     assert hearer.given.all == [NO_BODY, "listening", GONE]
 
@@ -332,7 +328,7 @@ async def test_what_the_function_raises_ends_its_connection_only():
         await client.request()
         assert await client.end() == b""
         await logged(server, "a bug in the application")
-        assert await is_alive(server)
+        assert await server.is_alive()
     assert given.all == [NO_BODY, GONE]
 
 
@@ -348,7 +344,7 @@ async def test_what_the_function_raises_later_harms_nobody_either():
         await client.send(frame(TEXT, b"x"))
         await client.end()
         await logged(server, "a bug in the application")
-        assert await is_alive(server)
+        assert await server.is_alive()
     assert is_end(hearer.given.all[-1])
 
 

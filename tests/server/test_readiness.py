@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 import trio.lowlevel
-from support.asgi import answer, body, echo, frame, is_alive, opened, serving_app, settle, start
+from support.asgi import answer, body, echo, serving_app, settle, start
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
+from support.websockets import TEXT, frame, opened
 
 from trioloop.server import _readiness
 from trioloop.server._epoll_transport import EpollTransport
@@ -273,7 +274,7 @@ async def test_a_client_that_leaves_behind_pipelined_requests_is_noticed():
 
 
 @either_watcher
-async def test_a_client_that_takes_nothing_is_given_up():
+async def test_a_client_that_takes_nothing_is_given_up_after_send_timeout():
     errors: Arrivals = Arrivals()
 
     async def app(scope, receive, send):
@@ -286,7 +287,7 @@ async def test_a_client_that_takes_nothing_is_given_up():
     async with serving_app(app, receive_buffer=4096, send_timeout=0.1) as (server, client):
         await client.request()
         assert "took nothing for 0.1 s" in str(await errors.next())
-        assert await is_alive(server)
+        assert await server.is_alive()
 
 
 @either_watcher
@@ -301,8 +302,8 @@ async def test_a_websocket_echoes():
     async with serving_app(None, echo) as (_, client):
         frames = await opened(client)
         for text in (b"one", b"x" * 60_000):
-            await client.send(frame(1, text))
-            assert await frames.next() == (1, text)
+            await client.send(frame(TEXT, text))
+            assert await frames.next() == (TEXT, text)
 
 
 @either_watcher

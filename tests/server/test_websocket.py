@@ -6,26 +6,28 @@ import pytest
 import trio
 import trio.testing
 from support.asgi import (
-    Frames,
     echo,
-    frame,
-    handshake_bytes,
-    is_alive,
     logged,
-    opened,
     serving_app,
     settle,
     start,
 )
 from support.sockets import Arrivals
+from support.websockets import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    RawWebSocket,
+    close_frame,
+    frame,
+    handshake_bytes,
+    opened,
+)
 
+from trioloop.server import _websocket
 from trioloop.server._transport import ClientGone
-
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-
-
-def close_frame(code=None, reason=""):
-    return frame(CLOSE, b"" if code is None else code.to_bytes(2, "big") + reason.encode())
 
 
 def recorder(received, *, accept=None):
@@ -50,14 +52,14 @@ async def test_a_handshake_is_answered_as_the_standard_says():
     """Clause 4.2.2, with the key of clause 1.3."""
     async with serving_app() as (_, client):
         await client.send(handshake_bytes())
-        head = (await Frames(client).head()).lower()
+        head = (await RawWebSocket(client).read_head()).lower()
         assert head.startswith(b"http/1.1 101 ")
         assert b"upgrade: websocket\r\n" in head
         assert b"connection: upgrade\r\n" in head
         assert b"sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in head
 
 
-async def test_the_scope_of_a_websocket():
+async def test_the_scope_of_a_websocket_says_what_the_handshake_said():
     scopes: Arrivals = Arrivals()
 
     async def websocket(scope, receive, send):
@@ -102,7 +104,7 @@ async def test_a_handshake_that_is_none_is_refused(handshake, status):
         await client.send(handshake)
         assert (await client.answer()).status == status
         assert await client.end() == b""
-        assert await is_alive(server)
+        assert await server.is_alive()
 
 
 async def test_a_version_that_is_not_served_is_told_which_is():
@@ -116,7 +118,7 @@ async def test_a_subprotocol_and_headers_are_chosen():
     accept = {"subprotocol": "b", "headers": [(b"x-chosen", b"1")]}
     async with serving_app(None, recorder(Arrivals(), accept=accept)) as (_, client):
         await client.send(handshake_bytes(headers=[("sec-websocket-protocol", "a, b")]))
-        head = await Frames(client).head()
+        head = await RawWebSocket(client).read_head()
         assert b"sec-websocket-protocol: b" in head
         assert b"x-chosen: 1" in head
 
@@ -201,8 +203,8 @@ async def test_frames_may_come_before_the_handshake_is_answered():
         await client.send(frame(TEXT, b"later"))
         await settle()
         go_on.set()
-        frames = Frames(client)
-        await frames.head()
+        frames = RawWebSocket(client)
+        await frames.read_head()
         assert await frames.next() == (TEXT, b"early")
         assert await frames.next() == (TEXT, b"later")
 
@@ -289,7 +291,7 @@ async def test_a_violation_is_answered_with_its_code_and_told_to_the_application
         message = await received.next()
         assert (message["type"], message["code"]) == ("websocket.disconnect", code)
         assert message["violation"]
-        assert await is_alive(server)
+        assert await server.is_alive()
 
 
 # -- closing --------------------------------------------------------------------------------------
@@ -299,8 +301,8 @@ async def test_a_violation_is_answered_with_its_code_and_told_to_the_application
     "sent, code, reason",
     [
         (close_frame(1000), 1000, ""),
-        (close_frame(4000, "because"), 4000, "because"),
-        (close_frame(1001, "géant"), 1001, "géant"),
+        (close_frame(4000, b"because"), 4000, "because"),
+        (close_frame(1001, "géant".encode()), 1001, "géant"),
         (close_frame(), 1005, ""),
     ],
 )
@@ -455,7 +457,8 @@ async def test_a_client_that_answers_pings_is_kept():
         assert (await received.next())["text"] == "still there"
 
 
-async def test_pings_are_answered_while_the_application_is_busy():
+async def test_pings_are_answered_while_the_application_is_busy(monkeypatch):
+    monkeypatch.setattr(_websocket, "PUMP_SECONDS", 0.02)
     busy, go_on = trio.Event(), trio.Event()
 
     async def websocket(scope, receive, send):
@@ -524,15 +527,15 @@ def inflated(data):
 async def test_nothing_is_compressed_unless_it_is_asked_for():
     async with serving_app() as (_, client):
         await client.send(handshake_bytes(headers=OFFER))
-        assert b"deflate" not in await Frames(client).head()
+        assert b"deflate" not in await RawWebSocket(client).read_head()
 
 
 async def test_messages_are_compressed_both_ways_in_small_windows():
     """RFC 7692."""
     async with serving_app(websocket_deflate=True) as (_, client):
         await client.send(handshake_bytes(headers=OFFER))
-        frames = Frames(client)
-        head = await frames.head()
+        frames = RawWebSocket(client)
+        head = await frames.read_head()
         assert b"server_max_window_bits=12" in head
         assert b"client_max_window_bits=12" in head
         await client.send(deflated(b"x" * 10_000))
@@ -545,7 +548,7 @@ async def test_compression_can_be_chosen_for_one_connection():
     accept = {"deflate": True}
     async with serving_app(None, recorder(Arrivals(), accept=accept)) as (_, client):
         await client.send(handshake_bytes(headers=OFFER))
-        assert b"deflate" in await Frames(client).head()
+        assert b"deflate" in await RawWebSocket(client).read_head()
 
 
 async def test_a_bomb_is_not_inflated():
@@ -553,8 +556,8 @@ async def test_a_bomb_is_not_inflated():
     settings = {"websocket_deflate": True, "websocket_max_message_size": 10_000}
     async with serving_app(None, recorder(received), **settings) as (_, client):
         await client.send(handshake_bytes(headers=OFFER))
-        frames = Frames(client)
-        await frames.head()
+        frames = RawWebSocket(client)
+        await frames.read_head()
         await client.send(deflated(bytes(50_000_000)))
         opcode, payload = await frames.next()
         assert (opcode, int.from_bytes(payload[:2], "big")) == (CLOSE, 1009)
@@ -564,8 +567,8 @@ async def test_a_bomb_is_not_inflated():
 async def test_what_is_not_deflate_is_1002():
     async with serving_app(websocket_deflate=True) as (_, client):
         await client.send(handshake_bytes(headers=OFFER))
-        frames = Frames(client)
-        await frames.head()
+        frames = RawWebSocket(client)
+        await frames.read_head()
         await client.send(frame(TEXT, b"\xff\xff\xff", rsv=4))
         assert (await frames.next())[1][:2] == (1002).to_bytes(2, "big")
 
@@ -579,24 +582,9 @@ async def test_messages_that_nobody_receives_are_not_read_ahead():
         await send({"type": "websocket.accept"})
         await trio.sleep_forever()
 
-    async with serving_app(None, websocket) as (_, client), trio.open_nursery() as nursery:
+    async with serving_app(None, websocket) as (_, client):
         await opened(client)
-        sent = 0
-        data = frame(BINARY, bytes(2**16))
-
-        async def flood():
-            nonlocal sent
-            while True:
-                await client.send(data)
-                sent += len(data)
-
-        nursery.start_soon(flood)
-        before = -1
-        while sent != before:
-            before = sent
-            await trio.testing.wait_all_tasks_blocked(0.05)
-        assert sent < 2**25
-        nursery.cancel_scope.cancel()
+        assert await client.flood(frame(BINARY, bytes(2**16))) < 2**25
 
 
 async def test_a_websocket_is_logged_at_its_end():

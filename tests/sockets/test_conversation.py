@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 from support.sockets import Arrivals, Watch, serving
 from support.websockets import CLOSE, TEXT, RawWebSocket, close_frame, frame
+from trio.testing import wait_all_tasks_blocked
 
 from trioloop import (
     Close,
@@ -125,7 +126,7 @@ def texts(*messages):
     return [{"text": message} for message in messages]
 
 
-async def test_as_a_websocket():
+async def test_a_conversation_is_had_over_a_websocket():
     async with talking() as talker, talker.server.client() as client:
         websocket = RawWebSocket(client)
         assert await websocket.open() == 101
@@ -141,7 +142,7 @@ async def test_as_a_websocket():
         assert await talker.watch.reason() == Stopped()
 
 
-async def test_as_long_polls():
+async def test_a_conversation_is_had_by_long_polls_and_posts():
     """POST opens, GET waits for what comes after a number, POST sends, and the end is told."""
     async with talking() as talker:
         path = await talker.begin()
@@ -163,7 +164,7 @@ async def test_as_long_polls():
         assert await talker.watch.reason() == Stopped()
 
 
-async def test_as_an_event_stream_and_posts():
+async def test_a_conversation_is_had_by_an_event_stream_and_posts():
     async with talking() as talker, talker.stream() as events:
         session, welcome = await events.next(), await events.next()
         assert (session.event, welcome.data) == ("session", "welcome")
@@ -199,6 +200,7 @@ async def test_a_poll_whose_client_has_gone_takes_no_message_with_it():
         ref = await talker.watch.ref()
         async with talker.server.client() as client:
             await client.request(path=f"{path}&after=1")
+            await wait_all_tasks_blocked(0.01)  # until the poll waits
             client.reset()
         assert ref.send_nowait(Send("news"))
         answer = await talker.asks(path=f"{path}&after=1")

@@ -1,7 +1,7 @@
 """What a client sees on its socket, and what ``terminate`` hears, for every way to end.
 
-The table of design section 5.3, row by row, under Hypercorn's own Trio worker. Each row is met by
-three handlers: one that waits with its answer, one whose response is open, and an event stream.
+The table of design section 5.3, row by row, under both workers. Each row is met by three
+handlers: one that waits with its answer, one whose response is open, and an event stream.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from support.sockets import (
     Cut,
     StockServer,
     Watch,
+    obedient,
     request_bytes,
     serving,
 )
@@ -38,7 +39,6 @@ from trioloop import (
     SendTimedOut,
     ServerSentEvent,
     ShutDown,
-    StartResponse,
     Stop,
     Stopped,
     TimedOut,
@@ -46,38 +46,6 @@ from trioloop import (
 
 KINDS = ("waiting", "open", "event stream")
 STREAMS = ("open", "event stream")
-
-
-def make(kind, watch):
-    """A handler class of this kind, whose messages are functions of the handler."""
-
-    class Waiting(LoopHandler):
-        def init(self, request):
-            watch.started(self)
-
-        def info(self, message):
-            return message(self)
-
-        terminate = watch.ended
-
-    class Open(Waiting):
-        def init(self, request):
-            watch.started(self)
-            return [StartResponse(200), Chunk("first\n")]
-
-    class Events(EventStreamHandler):
-        methods = None
-
-        def init(self, request):
-            watch.started(self)
-            return ServerSentEvent("first")
-
-        def info(self, message):
-            return message(self)
-
-        terminate = watch.ended
-
-    return {"waiting": Waiting, "open": Open, "event stream": Events}[kind]
 
 
 class Started(NamedTuple):
@@ -88,18 +56,13 @@ class Started(NamedTuple):
     ref: HandlerRef
     watch: Watch
 
-    async def served_again(self) -> bool:
-        """Whether the same connection serves another request."""
-        await self.client.request(path="/alive")
-        return (await self.client.answer()).body == b"alive"
-
 
 @asynccontextmanager
 async def started(kind, request=None, receive_buffer=None, **options) -> AsyncIterator[Started]:
     """Request a handler, and read what it says at first."""
     watch = Watch()
     async with (
-        serving(make(kind, watch), **options) as (server, _),
+        serving(obedient(kind, watch), **options) as (server, _),
         server.client(receive_buffer=receive_buffer) as client,
     ):
         await client.send(request_bytes() if request is None else request)
@@ -141,15 +104,14 @@ async def test_a_reply_from_init_is_the_answer_and_the_reason_is_completed(base)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_head_is_answered_with_the_headers_only_and_the_reason_is_completed(kind):
     watch = Watch()
-    async with serving(make(kind, watch)) as (server, _), server.client() as client:
+    async with serving(obedient(kind, watch)) as (server, _), server.client() as client:
         await client.request("HEAD")
         answer = await client.answer("HEAD")
         assert (answer.status, answer.body) == (200, b"")
         if kind == "event stream":
             assert answer.headers["content-type"] == "text/event-stream"
         assert await watch.reason() == Completed()
-        await client.request(path="/alive")
-        assert (await client.answer()).body == b"alive"
+        assert await client.is_served()
 
 
 # -- Stopped --------------------------------------------------------------------------------------
@@ -162,7 +124,7 @@ async def test_a_reply_from_info_is_the_answer_and_the_reason_is_stopped():
         assert (answer.status, answer.body) == (201, b"made")
         assert (answer.headers["x-it"], answer.headers["content-length"]) == ("yes", "4")
         assert await it.watch.reason() == Stopped()
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 async def test_stop_before_the_start_is_answered_with_204():
@@ -171,7 +133,7 @@ async def test_stop_before_the_start_is_answered_with_204():
         answer = await it.client.answer()
         assert (answer.status, answer.body) == (204, b"")
         assert await it.watch.reason() == Stopped()
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -180,7 +142,7 @@ async def test_stop_after_the_start_ends_the_response_completely(kind):
         it.ref.send_nowait(lambda handler: Stop())
         assert b"first" in await it.client.rest()
         assert await it.watch.reason() == Stopped()
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -216,7 +178,7 @@ async def test_a_silent_mailbox_is_answered_with_204():
         answer = await it.client.answer()
         assert (answer.status, answer.body) == (204, b"")
         assert await it.watch.reason() == TimedOut("mailbox")
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -225,7 +187,7 @@ async def test_a_silent_mailbox_ends_an_open_response_completely(kind):
         it.ref.send_nowait(lambda handler: Continue(idle_timeout=0.05))
         assert b"first" in await it.client.rest()
         assert await it.watch.reason() == TimedOut("mailbox")
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 SLOW_BODY = request_bytes("POST", headers=[("content-length", "10")]) + b"half"
@@ -269,7 +231,7 @@ async def test_a_body_that_comes_slowly_but_in_time_is_read_whole():
         answer = await it.client.answer()
         assert answer.body.startswith(b"half+-half.")
         assert await it.watch.reason() == Stopped()
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 # -- Crashed --------------------------------------------------------------------------------------
@@ -312,7 +274,7 @@ async def test_a_crash_before_the_start_is_answered_with_500(deed, callback):
         assert isinstance(reason, Crashed)
         assert isinstance(reason.error, Trouble)
         assert reason.callback == callback
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 @CRASHES
@@ -326,9 +288,7 @@ async def test_a_crash_after_the_start_cuts_the_response_so_that_the_client_can_
         reason = await it.watch.reason()
         assert isinstance(reason, Crashed)
         assert reason.callback == callback
-        async with it.server.client() as other:  # law 6: nobody else is harmed
-            await other.request(path="/alive")
-            assert (await other.answer()).body == b"alive"
+        assert await it.server.is_alive()  # law 6: nobody else is harmed
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -376,8 +336,7 @@ async def test_a_crash_in_any_callback_before_the_start_is_answered_with_500(bas
             reason = await watch.reason()
             assert isinstance(reason, Crashed)
             assert reason.callback == callback
-        await client.request(path="/alive")
-        assert (await client.answer()).body == b"alive"
+        assert await client.is_served()
 
 
 async def test_a_bad_return_before_the_start_is_answered_with_500():
@@ -388,7 +347,7 @@ async def test_a_bad_return_before_the_start_is_answered_with_500():
         assert isinstance(reason, Crashed)
         assert isinstance(reason.error, BadReturn)
         assert "Reply(200" in str(reason.error)
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -449,7 +408,7 @@ async def test_a_full_mailbox_before_the_start_is_answered_with_503_and_retry_af
         assert answer.status == 503
         assert 1 <= int(answer.headers["retry-after"]) <= 3
         assert await it.watch.reason() == Overflowed("mailbox", 1)
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -538,9 +497,7 @@ async def test_a_client_that_leaves_ends_its_handler(kind, way):
         if way == "half-close":  # it can still read
             with pytest.raises(Cut):
                 await (it.client.answer() if kind == "waiting" else it.client.rest())
-        async with it.server.client() as other:
-            await other.request(path="/alive")
-            assert (await other.answer()).body == b"alive"
+        assert await it.server.is_alive()
 
 
 @WAYS
@@ -621,14 +578,12 @@ async def test_a_client_that_stops_reading_ends_its_handler_within_send_timeout(
 async def test_a_client_that_stops_reading_holds_nobody_else():
     async with started("event stream", receive_buffer=4096, send_timeout=0.5) as it:
         it.ref.send_nowait(lambda handler: ServerSentEvent(LARGE))
-        async with it.server.client() as other:
-            await other.request(path="/alive")
-            assert (await other.answer()).body == b"alive"
-            assert it.watch.reasons == []
+        assert await it.server.is_alive()
+        assert it.watch.reasons == []
         assert isinstance(await it.watch.reason(), Failed)
 
 
-async def test_a_client_that_reads_slowly_gets_everything():
+async def test_a_client_that_begins_to_read_late_gets_everything():
     async with started("event stream", receive_buffer=4096) as it:
         it.ref.send_nowait(lambda handler: [ServerSentEvent(LARGE), ServerSentEvent("last")])
         await trio.testing.wait_all_tasks_blocked()
@@ -680,7 +635,7 @@ async def test_stopped_by_an_operator_before_the_start_the_client_gets_503_and_r
         assert answer.status == 503
         assert 1 <= int(answer.headers["retry-after"]) <= 3
         assert await it.watch.reason() == ShutDown()
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 async def test_stopped_by_an_operator_an_open_response_ends_completely():
@@ -688,7 +643,7 @@ async def test_stopped_by_an_operator_an_open_response_ends_completely():
         it.ref.stop()
         assert await it.client.rest() == b"first\n"
         assert await it.watch.reason() == ShutDown()
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 def retry_of(body, after=b"data: first\n\n"):
@@ -706,7 +661,7 @@ async def test_stopped_by_an_operator_an_event_stream_ends_with_retry(retry, bas
         greeting = b"data: first\n\n" if retry is None else b"retry: 500\n\ndata: first\n\n"
         assert base <= retry_of(body, greeting) <= 3 * base
         assert await it.watch.reason() == ShutDown()
-        assert await it.served_again()
+        assert await it.client.is_served()
 
 
 async def test_an_event_stream_stopped_in_init_starts_and_ends_with_retry():
@@ -732,9 +687,9 @@ async def test_an_event_stream_stopped_in_init_starts_and_ends_with_retry():
 async def test_when_the_server_goes_down_every_client_gets_its_farewell():
     watch = Watch()
     async with contextlib.AsyncExitStack() as stack:
-        server, app = await stack.enter_async_context(serving(make("waiting", watch)))
-        app.route("/open", make("open", watch))
-        app.route("/events", make("event stream", watch))
+        server, app = await stack.enter_async_context(serving(obedient("waiting", watch)))
+        app.route("/open", obedient("open", watch))
+        app.route("/events", obedient("event stream", watch))
         clients = []
         for path in ("/", "/open", "/events"):
             client = await stack.enter_async_context(server.client())
@@ -804,12 +759,16 @@ async def test_a_request_behind_an_event_stream_is_answered_after_it():
 
 
 @WAYS
-async def test_a_client_that_leaves_behind_pipelined_bytes_is_seen_at_the_idle_timeout(way):
-    """Hypercorn reads nothing more until the first request is answered."""
+async def test_a_client_that_leaves_behind_pipelined_bytes_is_heard_or_found_when_idle(way, worker):
+    """Hypercorn reads nothing more until the first request is answered; ours looks.
+
+    A write of the answer may find a reset, or not.
+    """
     two = request_bytes() + request_bytes(path="/alive")
     async with started("waiting", two, idle_timeout=0.3) as it:
         await leave(it.client, way)
-        assert await it.watch.reason() in (TimedOut("mailbox"), Disconnected())
+        heard = [Disconnected()] + [TimedOut("mailbox")] * (worker == "stock")
+        assert await it.watch.reason() in heard
 
 
 async def test_a_keepalive_finds_a_client_that_left_behind_pipelined_bytes():

@@ -151,8 +151,7 @@ async def test_a_callable_that_makes_no_handler_is_answered_with_500(caplog):
     async with serving(lambda: None) as (server, _), server.client() as client:
         await client.request()
         assert (await client.answer()).status == 500
-        await client.request(path="/alive")
-        assert (await client.answer()).body == b"alive"
+        assert await client.is_served()
     assert "no handler for GET /" in caplog.text
 
 
@@ -206,8 +205,7 @@ async def test_init_may_say_that_there_is_no_content(watch):
         assert (answer.status, answer.body) == (204, b"")
         assert "content-type" not in answer.headers
         assert await watch.reason() == Completed()
-        await client.request(path="/alive")
-        assert (await client.answer()).body == b"alive"
+        assert await client.is_served()
 
 
 async def test_init_may_refuse_with_a_status_headers_and_a_body(watch):
@@ -317,8 +315,7 @@ async def test_stop_ends_the_stream_completely(events_handler, watch, send):
         getattr(stream.ref, send)("stop")
         assert await stream.client.rest() == b""
         assert await watch.reason() == Stopped()
-        await stream.client.request(path="/alive")
-        assert (await stream.client.answer()).body == b"alive"
+        assert await stream.client.is_served()
 
 
 # -- errors and the end ---------------------------------------------------------------------------

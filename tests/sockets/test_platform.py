@@ -18,7 +18,6 @@ from support.sockets import (
     MORE_THAN_BUFFERS,
     Arrivals,
     Cut,
-    StockServer,
     request_bytes,
     stock_server,
 )
@@ -62,19 +61,12 @@ async def app_and_client(serve, *, receive_buffer=None, **settings):
         yield server, client
 
 
-async def is_alive(server: StockServer) -> bool:
-    """Whether the server serves somebody else; the application answers this path with 200."""
-    async with server.client() as other:
-        await other.request(path="/alive")
-        return (await other.answer()).status == 200
-
-
 async def answer_alive(scope, send) -> bool:
-    """The application's part of it."""
+    """The application's part of `StockServer.is_alive`."""
     if scope["path"] != "/alive":
         return False
     await send(START)
-    await send(body())
+    await send(body(b"alive"))
     return True
 
 
@@ -591,7 +583,7 @@ async def test_p10_an_app_that_ends_within_its_response_has_it_cut_without_a_las
         with pytest.raises(Cut):
             await client.rest()
         assert client.received == b"first"
-        assert await is_alive(server)
+        assert await server.is_alive()
 
 
 async def test_p10_the_head_goes_out_before_there_is_a_body():

@@ -1,13 +1,11 @@
-"""Plain ASGI applications for tests of a server, and connections to it that write raw bytes."""
+"""Plain ASGI applications for tests of a server."""
 
 from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 import trio.testing
-from support.sockets import StockServer, request_bytes, stock_server
-
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+from support.sockets import StockServer, stock_server
 
 
 def start(status=200, headers=()):
@@ -87,92 +85,6 @@ async def serving_app(http=None, websocket=None, *, receive_buffer=None, **setti
         server.client(receive_buffer=receive_buffer) as client,
     ):
         yield server, client
-
-
-async def is_alive(server: StockServer) -> bool:
-    """Whether the server serves somebody else."""
-    if server.ended.is_set():
-        return False
-    try:
-        async with server.client() as other:
-            await other.request(path="/alive")
-            return (await other.answer()).body == b"alive"
-    except OSError:
-        return False
-
-
-def handshake_bytes(path="/", headers=(), *, key=KEY):
-    """An opening handshake."""
-    return request_bytes(
-        path=path,
-        headers=[
-            ("connection", "Upgrade"),
-            ("upgrade", "websocket"),
-            ("sec-websocket-version", "13"),
-            ("sec-websocket-key", key),
-            *headers,
-        ],
-    )
-
-
-def frame(opcode, data=b"", *, fin=True, rsv=0, mask=b"\x01\x02\x03\x04"):
-    """A frame of a client; ``mask=None`` for one that is not masked."""
-    head = bytes([(0x80 if fin else 0) | (rsv << 4) | opcode])
-    masked = 0x80 if mask is not None else 0
-    if len(data) < 126:
-        head += bytes([masked | len(data)])
-    elif len(data) < 65536:
-        head += bytes([masked | 126]) + len(data).to_bytes(2, "big")
-    else:
-        head += bytes([masked | 127]) + len(data).to_bytes(8, "big")
-    if mask is None:
-        return head + data
-    return head + mask + bytes(byte ^ mask[place % 4] for place, byte in enumerate(data))
-
-
-class Frames:
-    """The frames that a server sends after its 101."""
-
-    def __init__(self, client) -> None:
-        self._client = client
-        self._buffer = b""
-
-    async def head(self) -> bytes:
-        """Read the answer to the handshake."""
-        while b"\r\n\r\n" not in self._buffer:
-            data = await self._client.receive()
-            assert data, self._buffer
-            self._buffer += data
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        return head
-
-    async def next(self) -> Any:
-        """The next frame as (opcode, payload); `None` at the end of the connection."""
-        while True:
-            if len(self._buffer) >= 2:
-                length, start = self._buffer[1], 2
-                if length == 126 and len(self._buffer) >= 4:
-                    length, start = int.from_bytes(self._buffer[2:4], "big"), 4
-                elif length == 127 and len(self._buffer) >= 10:
-                    length, start = int.from_bytes(self._buffer[2:10], "big"), 10
-                end = start + length
-                if (self._buffer[1] < 126 or start > 2) and len(self._buffer) >= end:
-                    opcode = self._buffer[0]
-                    payload = self._buffer[start:end]
-                    self._buffer = self._buffer[end:]
-                    return opcode & 0x0F, payload
-            data = await self._client.receive()
-            if not data:
-                return None
-            self._buffer += data
-
-
-async def opened(client, path="/", headers=(), early=b"") -> Frames:
-    """Open a WebSocket on a connection, with bytes in the same packet behind the handshake."""
-    await client.send(handshake_bytes(path, headers) + early)
-    frames = Frames(client)
-    assert (await frames.head()).startswith(b"HTTP/1.1 101 ")
-    return frames
 
 
 async def logged(server: StockServer, text: str) -> None:

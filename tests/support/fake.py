@@ -35,8 +35,8 @@ PATIENCE = 10**5
 """Virtual seconds after which a test that waits for what never comes fails."""
 
 
-class Exchange:
-    """One request and its response.
+class Call:
+    """One ASGI call, and the client behind it.
 
     Attributes:
         messages: what the application sent and the client got, with its time.
@@ -52,9 +52,56 @@ class Exchange:
         self._returned = trio.Event()
         self._window = trio.Event()
         self._window.set()
-        self._shielded = False
         self._gone = False
         self._send_error: Exception | None = None
+
+    @property
+    def returned(self) -> bool:
+        """Whether the ASGI call has returned."""
+        return self._returned.is_set()
+
+    async def wait_returned(self) -> None:
+        """Wait until the connection is closed by the server."""
+        await self._returned.wait()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._window.set()
+
+    def cancel(self) -> None:
+        """Cancel the ASGI call, as at a shutdown without notice."""
+        self._call.cancel()
+
+    def fail_sends(self, error: Exception) -> None:
+        """Let ``send`` raise, as ASGI 2.4 wants it from servers whose client has gone."""
+        self._send_error = error
+
+    async def run(self, app: ASGIApp) -> None:
+        with self._call:
+            try:
+                await app(self.scope, self._receive, self._send)
+            except Exception as error:
+                self.error = error
+        await self._after_call()
+        self._returned.set()
+        self._window.set()
+
+    async def _receive(self) -> Message:
+        return await self._from_client.receive()
+
+    async def _send(self, message: Message) -> None:
+        raise NotImplementedError  # a request and a WebSocket have their own
+
+    async def _after_call(self) -> None:
+        """What the server does when the application has returned."""
+
+
+class Exchange(Call):
+    """One request and its response."""
+
+    def __init__(self, scope: Message) -> None:
+        super().__init__(scope)
+        self._shielded = False
 
     # -- what the client sees --------------------------------------------------------------------
 
@@ -90,14 +137,6 @@ class Exchange:
         """Whether the connection was cut: the application is through and the body is not."""
         return self.returned and not self.complete
 
-    @property
-    def returned(self) -> bool:
-        """Whether the ASGI call has returned."""
-        return self._returned.is_set()
-
-    async def wait_returned(self) -> None:
-        await self._returned.wait()
-
     # -- what the client does --------------------------------------------------------------------
 
     def send_body(self, chunk: bytes, more: bool = True) -> None:
@@ -113,28 +152,7 @@ class Exchange:
         self._shielded = shielded
         self._window = trio.Event()
 
-    def resume(self) -> None:
-        """Read on."""
-        self._window.set()
-
     # -- what the server does --------------------------------------------------------------------
-
-    def cancel(self) -> None:
-        """Cancel the ASGI call, as at a shutdown without notice."""
-        self._call.cancel()
-
-    def fail_sends(self, error: Exception) -> None:
-        """Let ``send`` raise, as ASGI 2.4 wants it from servers whose client has gone."""
-        self._send_error = error
-
-    async def run(self, app: ASGIApp) -> None:
-        with self._call:
-            try:
-                await app(self.scope, self._from_client.receive, self._send)
-            except Exception as error:
-                self.error = error
-        self._returned.set()
-        self._window.set()
 
     async def _send(self, message: Message) -> None:
         with trio.CancelScope(shield=self._shielded):

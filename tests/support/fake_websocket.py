@@ -11,47 +11,33 @@ What it models of ``hypercorn/protocol/ws_stream.py``:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import trio
 
 from trioloop import WebSocketHandler
 
-from .fake import _Remembers
-
-Message = dict[str, Any]
-ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+from .fake import Call, Message, _Remembers
 
 
-class FakeWebSocket:
+class FakeWebSocket(Call):
     """One handshake and what follows.
 
     Attributes:
-        messages: what the application sent and the client got, with its time.
         taken: how many messages of the client the application has taken from the server.
         answers_close: whether the client answers a close frame.
     """
 
     def __init__(self, scope: Message, *, true_codes: bool) -> None:
-        self.scope = scope
-        self.messages: list[tuple[float, Message]] = []
-        self.error: Exception | None = None
+        super().__init__(scope)
         self.taken = 0
         self.answers_close = True
         self.server_code: int | None = None  # of the close frame that the server writes by itself
         self._true_codes = true_codes
         self._state = "handshake"
         self._response: Message = {}
-        self._to_app, self._from_client = trio.open_memory_channel[Message](math.inf)
-        self._call = trio.CancelScope()
-        self._returned = trio.Event()
-        self._window = trio.Event()
-        self._window.set()
         self._writing = trio.Lock()
-        self._gone = False
-        self._send_error: Exception | None = None
         self._to_app.send_nowait({"type": "websocket.connect"})
 
     # -- what the client sees --------------------------------------------------------------------
@@ -107,14 +93,6 @@ class FakeWebSocket:
                 return message["code"], message["reason"]
         return None
 
-    @property
-    def returned(self) -> bool:
-        return self._returned.is_set()
-
-    async def wait_returned(self) -> None:
-        """Wait until the connection is closed by the server."""
-        await self._returned.wait()
-
     # -- what the client does --------------------------------------------------------------------
 
     def send(self, data: str | bytes) -> None:
@@ -146,30 +124,11 @@ class FakeWebSocket:
         """Stop reading."""
         self._window = trio.Event()
 
-    def resume(self) -> None:
-        self._window.set()
-
     # -- what the server does --------------------------------------------------------------------
 
-    def cancel(self) -> None:
-        """Cancel the ASGI call, as at a shutdown without notice."""
-        self._call.cancel()
-
-    def fail_sends(self, error: Exception) -> None:
-        self._send_error = error
-
-    async def run(self, app: ASGIApp) -> None:
-        with self._call:
-            try:
-                await app(self.scope, self._receive, self._send)
-            except Exception as error:
-                self.error = error
-        if not self._call.cancel_called:
-            await self._after_call()
-        self._returned.set()
-        self._window.set()
-
     async def _after_call(self) -> None:
+        if self._call.cancel_called:
+            return
         if self._state == "connected" and not self._gone:
             await self._write()
             self.server_code = 1011
@@ -178,7 +137,7 @@ class FakeWebSocket:
             self._state = "refused"
 
     async def _receive(self) -> Message:
-        message = await self._from_client.receive()
+        message = await super()._receive()
         self.taken += message["type"] == "websocket.receive"
         return message
 

@@ -19,9 +19,20 @@ import h11
 import hypercorn.trio
 import trio
 from hypercorn.config import Config
+from trio.testing import wait_all_tasks_blocked
 
 import trioloop
-from trioloop import App, HandlerRef, LoopHandler, Reply, TerminateReason
+from trioloop import (
+    App,
+    Chunk,
+    EventStreamHandler,
+    HandlerRef,
+    LoopHandler,
+    Reply,
+    ServerSentEvent,
+    StartResponse,
+    TerminateReason,
+)
 from trioloop.server._settings import OWN
 
 DEADLINE = 60.0
@@ -103,6 +114,43 @@ class Alive(LoopHandler[Any]):
         return Reply(200, body="alive")
 
 
+def obedient(kind: str, watch: Watch) -> Any:
+    """A handler class whose messages are functions of the handler.
+
+    Args:
+        kind: ``waiting``, ``open`` for a response that has begun, or ``event stream``.
+        watch: is told of each handler.
+    """
+
+    class Waiting(LoopHandler[Any]):
+        def init(self, request: Any) -> Any:
+            watch.started(self)
+
+        def info(self, message: Any) -> Any:
+            return message(self)
+
+        terminate = watch.ended
+
+    class Open(Waiting):
+        def init(self, request: Any) -> Any:
+            watch.started(self)
+            return [StartResponse(200), Chunk("first\n")]
+
+    class Events(EventStreamHandler[Any]):
+        methods = None
+
+        def init(self, request: Any) -> Any:
+            watch.started(self)
+            return ServerSentEvent("first")
+
+        def info(self, message: Any) -> Any:
+            return message(self)
+
+        terminate = watch.ended
+
+    return {"waiting": Waiting, "open": Open, "event stream": Events}[kind]
+
+
 # -- the server -----------------------------------------------------------------------------------
 
 
@@ -149,6 +197,16 @@ class StockServer:
     def shut_down(self) -> None:
         """Do what SIGTERM does."""
         self._stop.set()
+
+    async def is_alive(self) -> bool:
+        """Whether it serves somebody else, see `Client.is_served`."""
+        if self.ended.is_set():
+            return False
+        try:
+            async with self.client() as other:
+                return await other.is_served()
+        except OSError:
+            return False
 
     async def run(self, app: Any, config: Config, *, task_status: Any) -> None:
         trigger: Any = self._stop.wait
@@ -245,6 +303,24 @@ class Client:
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
 
+    async def flood(self, data: bytes) -> int:
+        """Send this again and again until the server takes no more; how much it has taken."""
+        sent, before = 0, -1
+
+        async def send() -> None:
+            nonlocal sent
+            while True:
+                await self.send(data)
+                sent += len(data)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while sent != before:
+                before = sent
+                await wait_all_tasks_blocked(0.05)
+            nursery.cancel_scope.cancel()
+        return sent
+
     async def request(self, method: str = "GET", path: str = "/", **parts: Any) -> None:
         """Send a whole request, see `request_bytes`."""
         await self.send(request_bytes(method, path, **parts))
@@ -330,6 +406,11 @@ class Client:
         while data := await self.receive():
             unread += data
         return unread
+
+    async def is_served(self) -> bool:
+        """Whether this connection serves a request for ``/alive``, as `Alive` answers it."""
+        await self.request(path="/alive")
+        return (await self.answer()).body == b"alive"
 
     # -- leaving ---------------------------------------------------------------------------------
 

@@ -3,12 +3,14 @@
 Laws of this file:
 
 * The application notes what it met, and when; the client what it saw, and when. Both are compared.
-* A client keeps the protocol: it sends nothing before the handshake is over, and answers a close.
+* A client keeps the protocol: it sends nothing before the handshake is over, answers a close, and
+  answers pings, of which nobody else hears.
 * The tiers are those of `tiers`; here only what speaks on them is another.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +21,17 @@ from trioloop import App, Close, Continue, Reply, Send, Stop, WebSocketHandler
 from trioloop.testing import Seen, Simulation
 
 from .normal import plain
-from .websockets import BINARY, CLOSE, TEXT, _split, close_frame, frame, handshake
+from .websockets import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    _split,
+    close_frame,
+    frame,
+    handshake_bytes,
+)
 
 EIGHTH: Final = 1 / 8
 OFF_GRID: Final = 1 / 64
@@ -70,6 +82,8 @@ class Chat(WebSocketHandler[tuple[str, Any]]):
                 return [Send("a"), Send(b"b"), Send("c" * 200)]
             case "work":
                 return self.work()
+            case "wait":
+                return self.wait()
             case "crash":
                 raise ArithmeticError("planted")
             case "bad":
@@ -84,6 +98,9 @@ class Chat(WebSocketHandler[tuple[str, Any]]):
                 return Continue(receive=verb == "resume")
             case _:
                 return None
+
+    async def wait(self) -> None:
+        await trio.sleep(1)
 
     async def work(self) -> Any:
         await trio.sleep(1)
@@ -124,7 +141,7 @@ class WireWebSocket:
         self._length = 0
         self._held: list[bytes] = []
         self._left = False
-        exchange._request = handshake(target)
+        exchange._request = handshake_bytes(target)
         exchange._parse = self._parse
 
     @property
@@ -192,6 +209,9 @@ class WireWebSocket:
                 self._exchange._end("end")
                 if not self._left:
                     self._exchange.transmit(close_frame(one.code))
+            elif one.opcode == PING:
+                if not self._left:
+                    self._exchange.transmit(frame(PONG, one.payload))
             else:
                 text = one.payload.decode() if one.opcode == TEXT else one.payload
                 self._exchange._see("message", text)
@@ -213,11 +233,17 @@ def open_websocket(simulation: Any, target: str) -> Any:
 
 
 def play(
-    steps: Iterable[Step], simulation: Simulation, app: Application, *, early: bool = True
+    steps: Iterable[Step],
+    simulation: Simulation,
+    app: Application,
+    *,
+    early: bool = True,
+    crowded: bool = True,
 ) -> list[Any]:
-    """Carry out the steps, and let all that is bounded by time come to its end."""
+    """Carry out the steps, and let all that is bounded by time come to its end; see `tell`."""
     clients: list[Any] = []
     left: set[int] = set()
+    sent: Counter[int] = Counter()
     for step in steps:
         if step.verb == "open":
             clients.append(open_websocket(simulation, f"/ws?n={len(clients)}&init={step.arg}"))
@@ -225,11 +251,20 @@ def play(
             simulation.advance(step.arg * EIGHTH)
         elif clients:
             who = step.who % len(clients)
-            if early or step.verb not in ("send", "close") or clients[who].transcript:
+            is_early = step.verb == "close" and not clients[who].transcript
+            is_crowd = step.verb != "tell" and _has_unheard(app, who, sent[who])
+            if (early or not is_early) and (crowded or not is_crowd):
+                sent[who] += step.verb == "send"
                 _act(step, who, clients, left, simulation, app)
     simulation.advance(12)
     simulation.shut_down(1 + OFF_GRID)
     return clients
+
+
+def _has_unheard(app: Application, who: int, sent: int) -> bool:
+    """Whether some of the messages that a client has sent wait for its handler."""
+    met = [what for number, _, what, _ in app.hub.notes if number == str(who)]
+    return "terminate" not in met and met.count("receive") < sent
 
 
 def _act(
@@ -252,17 +287,20 @@ _OWN: Final = frozenset(
 )
 
 
-def tell(tier: type[Any], steps: Iterable[Step], *, early: bool = True) -> list[Any]:
+def tell(
+    tier: type[Any], steps: Iterable[Step], *, early: bool = True, crowded: bool = True
+) -> list[Any]:
     """Play the steps on a tier; what the clients saw and the application noted, normalised.
 
     Args:
         tier: of `tiers`.
         steps: of the scenario.
-        early: whether clients may send or close before their handshake is over.
+        early: whether clients may close before their handshake is over.
+        crowded: whether clients may do anything behind a message that waits for its handler.
     """
     app: Any = Application()
     with tier(app) as simulation:
-        clients = play(steps, simulation, app, early=early)
+        clients = play(steps, simulation, app, early=early, crowded=crowded)
         seen = [[_shown(one) for one in client.transcript] for client in clients]
         notes = [(n, time, what, plain(detail)) for n, time, what, detail in app.hub.notes]
     by_client = [[note[1:] for note in notes if note[0] == str(n)] for n in range(len(clients))]
@@ -285,7 +323,6 @@ _INITS = st.sampled_from(
 _WORDS = st.sampled_from(
     ("hello", "several", "work", "crash", "bad", "quit", "close", "pause", b"\xff\x00", "x" * 301)
 )
-_BUSY: Final = ("work", "pause")
 _ORDERS = st.sampled_from(
     [
         *(("say", size) for size in (3, 200, 5000)),
@@ -294,20 +331,17 @@ _ORDERS = st.sampled_from(
 )
 
 
-def steps(*, stalls: bool, busy: bool = True) -> st.SearchStrategy[list[Step]]:
+def steps(*, stalls: bool) -> st.SearchStrategy[list[Step]]:
     """Scenarios.
 
     Args:
         stalls: whether clients stop reading.
-        busy: whether handlers work, or pause, while their clients go on.
     """
-    words = _WORDS if busy else _WORDS.filter(lambda word: word not in _BUSY)
-    orders = _ORDERS if busy else _ORDERS.filter(lambda order: order[0] not in _BUSY)
     moves = [
         st.builds(lambda init: Step("open", 0, init), _INITS),
-        st.builds(lambda who, word: Step("send", who, word), _WHO, words),
-        st.builds(lambda who, word: Step("send", who, word), _WHO, words),
-        st.builds(lambda who, order: Step("tell", who, order), _WHO, orders),
+        st.builds(lambda who, word: Step("send", who, word), _WHO, _WORDS),
+        st.builds(lambda who, word: Step("send", who, word), _WHO, _WORDS),
+        st.builds(lambda who, order: Step("tell", who, order), _WHO, _ORDERS),
         st.builds(lambda eighths: Step("advance", 0, eighths), st.sampled_from((1, 4, 8, 16, 24))),
         st.builds(lambda who, code: Step("close", who, code), _WHO, st.sampled_from((1000, 4001))),
         st.builds(

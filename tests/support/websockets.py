@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from .sockets import Client, connected
+from .sockets import Client, connected, request_bytes
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -16,31 +16,51 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def handshake(path: str = "/", headers: Iterable[tuple[str, str]] = ()) -> bytes:
+def handshake_bytes(
+    path: str = "/", headers: Iterable[tuple[str, str]] = (), *, key: str = KEY
+) -> bytes:
     """A client's opening handshake (RFC 6455, section 4.1)."""
-    lines = [
-        f"GET {path} HTTP/1.1",
-        "host: test",
-        "upgrade: websocket",
-        "connection: Upgrade",
-        f"sec-websocket-key: {KEY}",
-        "sec-websocket-version: 13",
+    own = [
+        ("connection", "Upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", key),
     ]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join([*lines, "", ""]).encode()
+    return request_bytes(path=path, headers=[*own, *headers])
 
 
-def frame(opcode: int, payload: bytes = b"", *, final: bool = True, masked: bool = True) -> bytes:
-    """One frame of a client, whatever its sense (RFC 6455, section 5.2)."""
-    first = opcode | (0x80 if final else 0)
-    bit = 0x80 if masked else 0
+def frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bytes | None = b"\x01\x02\x03\x04",
+) -> bytes:
+    """One frame of a client, whatever its sense (RFC 6455, section 5.2).
+
+    Args:
+        opcode: of the frame.
+        payload: of the frame.
+        fin: whether it is the last, or the only one, of its message.
+        rsv: the reserved bits, as a number.
+        mask: `None` for a frame that is not masked.
+    """
+    first = (0x80 if fin else 0) | (rsv << 4) | opcode
+    bit = 0 if mask is None else 0x80
     if len(payload) < 126:
         head = struct.pack("!BB", first, bit | len(payload))
     elif len(payload) < 2**16:
         head = struct.pack("!BBH", first, bit | 126, len(payload))
     else:
         head = struct.pack("!BBQ", first, bit | 127, len(payload))
-    return head + (b"\0\0\0\0" if masked else b"") + payload  # a mask of zeros changes nothing
+    return head + (payload if mask is None else mask + _masked(payload, mask))
+
+
+def _masked(data: bytes, mask: bytes) -> bytes:
+    size = len(data)
+    repeated = (mask * (size // 4 + 1))[:size]
+    return (int.from_bytes(data) ^ int.from_bytes(repeated)).to_bytes(size)
 
 
 def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
@@ -73,15 +93,27 @@ class RawWebSocket:
         self.head = b""
         self._buffer = b""
 
-    async def open(self, path: str = "/", headers: Iterable[tuple[str, str]] = ()) -> int:
-        """Shake hands; the status."""
-        await self.connection.send(handshake(path, headers))
+    async def open(
+        self, path: str = "/", headers: Iterable[tuple[str, str]] = (), *, early: bytes = b""
+    ) -> int:
+        """Shake hands; the status.
+
+        Args:
+            path: what is asked for.
+            headers: more of them.
+            early: what is sent in the same packet, behind the handshake.
+        """
+        await self.connection.send(handshake_bytes(path, headers) + early)
+        return int((await self.read_head()).split()[1])
+
+    async def read_head(self) -> bytes:
+        """Read the answer to a handshake."""
         while b"\r\n\r\n" not in self._buffer:
             data = await self.connection.receive()
-            assert data, "no answer to the handshake"
+            assert data, self._buffer
             self._buffer += data
         self.head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        return int(self.head.split()[1])
+        return self.head
 
     async def send(self, *frames: bytes) -> None:
         await self.connection.send(b"".join(frames))
@@ -125,6 +157,15 @@ def _split(data: bytes) -> tuple[Frame, bytes] | None:
     return Frame(data[0] & 0x0F, data[start : start + length]), data[start + length :]
 
 
+async def opened(
+    client: Client, path: str = "/", headers: Iterable[tuple[str, str]] = (), *, early: bytes = b""
+) -> RawWebSocket:
+    """A WebSocket on a connection, see `RawWebSocket.open`."""
+    websocket = RawWebSocket(client)
+    assert await websocket.open(path, headers, early=early) == 101, websocket.head
+    return websocket
+
+
 @asynccontextmanager
 async def raw_websocket(
     port: int,
@@ -135,6 +176,4 @@ async def raw_websocket(
 ) -> AsyncIterator[RawWebSocket]:
     """An open WebSocket, which is gone at the end."""
     async with connected(port, receive_buffer=receive_buffer) as connection:
-        websocket = RawWebSocket(connection)
-        assert await websocket.open(path, headers) == 101, websocket.head
-        yield websocket
+        yield await opened(connection, path, headers)
