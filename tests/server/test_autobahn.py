@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from support.sockets import stock_server
-from support.websockets import (
+from support.websocket_peer import (
     BINARY,
     CLOSE,
     CONTINUATION,

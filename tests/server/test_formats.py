@@ -7,7 +7,7 @@ import pytest
 import wsproto.events
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.websockets import frame
+from support.websocket_peer import frame
 from wsproto.connection import Connection, ConnectionType
 
 from trioloop.server._body import body_of

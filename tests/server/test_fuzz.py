@@ -21,7 +21,7 @@ from support.asgi import (
     start,
 )
 from support.sockets import request_bytes, stock_server
-from support.websockets import frame, handshake_bytes
+from support.websocket_peer import frame, handshake_bytes
 
 LONG = "TRIOLOOP_LONG" in os.environ
 INPUTS = 200_000 if LONG else 2_000

@@ -15,7 +15,7 @@ from support.asgi import (
     start,
 )
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, request_bytes
-from support.websockets import CLOSE, PING, PONG, TEXT, frame, handshake_bytes, opened
+from support.websocket_peer import CLOSE, PING, PONG, TEXT, frame, handshake_bytes, opened
 
 from trioloop.server import _websocket
 from trioloop.server._listening import FAIR
@@ -147,7 +147,7 @@ async def test_a_write_that_failed_is_told():
     hearer = Hearer(then=then)
     async with serving_app(hearer, receive_buffer=4096, send_timeout=0.1) as (_, client):
         await client.request()
-        assert await errors.next() == GONE, "before send has raised"
+        assert await errors.next() == {**GONE, "send_timeout": 0.1}, "before send has raised"
 
 
 async def test_a_body_that_took_too_long_is_refused_and_told():

@@ -9,11 +9,11 @@ import trio
 import trio.lowlevel
 from support.asgi import answer, body, echo, serving_app, settle, start
 from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
-from support.websockets import TEXT, frame, opened
+from support.websocket_peer import TEXT, frame, opened
 
 from trioloop.server import _readiness
 from trioloop.server._epoll_transport import EpollTransport
-from trioloop.server._readiness import SLICE, Readiness
+from trioloop.server._readiness import SLICE, Epoll, Readiness
 from trioloop.server._transport import ClientGone, Interrupted
 from trioloop.server._turns import Turns
 
@@ -60,7 +60,7 @@ class Watcher:
 @asynccontextmanager
 async def watching(errors=None):
     """A `Readiness` that runs."""
-    readiness = Readiness((errors or Arrivals()).put, Turns())
+    readiness = Readiness((errors or Arrivals()).put, Turns(), Epoll())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(readiness.run)
         yield readiness
@@ -148,7 +148,7 @@ async def test_who_asks_for_another_turn_gets_it_whether_there_is_news_or_not():
 async def test_at_the_end_everybody_is_woken_and_the_epoll_closed():
     async with watching() as readiness:
         watcher = Watcher(readiness)
-        number = readiness._epoll.fileno()
+        number = readiness._news._number
     assert watcher.told == 1
     watcher.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
@@ -286,7 +286,9 @@ async def test_a_client_that_takes_nothing_is_given_up_after_send_timeout():
 
     async with serving_app(app, receive_buffer=4096, send_timeout=0.1) as (server, client):
         await client.request()
-        assert "took nothing for 0.1 s" in str(await errors.next())
+        error = await errors.next()
+        assert "took nothing for 0.1 s" in str(error)
+        assert dict(error.why) == {"send_timeout": 0.1}
         assert await server.is_alive()
 
 

@@ -13,7 +13,7 @@ from support.asgi import (
     start,
 )
 from support.sockets import Arrivals
-from support.websockets import (
+from support.websocket_peer import (
     BINARY,
     CLOSE,
     PING,

@@ -14,7 +14,7 @@ from support.asgi import (
     start,
 )
 from support.sockets import MORE_THAN_BUFFERS, request_bytes, stock_server
-from support.websockets import frame, handshake_bytes
+from support.websocket_peer import frame, handshake_bytes
 
 from trioloop.server._transport import ClientGone
 

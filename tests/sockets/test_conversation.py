@@ -11,7 +11,7 @@ import json
 from contextlib import asynccontextmanager
 
 from support.sockets import Arrivals, Watch, serving
-from support.websockets import CLOSE, TEXT, RawWebSocket, close_frame, frame
+from support.websocket_peer import CLOSE, TEXT, RawWebSocket, close_frame, frame
 from trio.testing import wait_all_tasks_blocked
 
 from trioloop import (

@@ -22,7 +22,7 @@ from support.sockets import (
     request_bytes,
     stock_server,
 )
-from support.websockets import TEXT, RawWebSocket, close_frame, frame
+from support.websocket_peer import TEXT, RawWebSocket, close_frame, frame
 
 from trioloop import (
     App,
@@ -778,7 +778,7 @@ async def test_what_belonged_to_a_handler_does_not_wait_for_the_collector(
     """However many come and go: what they leave is freed where they end."""
     alive = []
 
-    base = WebSocketHandler if kind == "websocket" else make(kind, Watch())
+    base = WebSocketHandler if kind == "websocket" else obedient(kind, Watch())
 
     class Kept(base):
         def init(self, request):

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 import trio_websocket
 from support.sockets import MORE_THAN_BUFFERS, Watch, serving
-from support.websockets import (
+from support.websocket_peer import (
     ACCEPT,
     BINARY,
     CLOSE,

@@ -52,9 +52,6 @@ _PLACE = itemgetter(0)
 _SHOWN = {"running": "callback", "finishing": "writing"}
 """Phases that others need not tell apart."""
 
-GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
-"""What ``send`` raises when the client is no longer there (ASGI 2.4: `OSError`)."""
-
 
 def _is_loss(reason: TerminateReason) -> bool:
     """Whether nothing more can reach the client."""
@@ -668,7 +665,7 @@ class Machine:
         self.phase = "running"
 
     def _write_failed(self, error: Exception) -> None:
-        self.end(Disconnected() if isinstance(error, GONE) else Failed(error))
+        self.end(self.output.reason_for(error))
 
     def finish_nowait(self) -> bool:
         """Write the ending that the client sees, if that can be done without waiting."""

@@ -63,9 +63,13 @@ class Output(Protocol):
             now: the time (Trio's clock).
 
         Returns:
-            What to await; `None` when it is written already. Awaited, it raises `OSError` when the
-            client is gone, and any other exception when the write failed.
+            What to await; `None` when it is written already. Awaited, it raises an exception when
+            the write failed.
         """
+        raise NotImplementedError
+
+    def reason_for(self, error: Exception) -> TerminateReason:
+        """Why the handler ends when a write has raised this."""
         raise NotImplementedError
 
     def written(self, now: float) -> None:

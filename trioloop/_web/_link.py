@@ -19,7 +19,7 @@ import trio
 from starlette.types import Message, Receive, Scope, Send
 
 from .._core._errors import ReceiveTimedOut, SendTimedOut
-from .._core._reasons import Disconnected, Failed, Overflowed, TimedOut
+from .._core._reasons import Disconnected, Failed, Overflowed, TerminateReason, TimedOut
 from ._hearing import Hearing, hearing_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WRITE_EXTENSION: Final = "trioloop.write"
 """The scope extension by which a server takes pieces of body without a task switch."""
 NOTHING: Final[Mapping[str, Any]] = {}
+GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
+"""What ``send`` raises when the client is no longer there (ASGI 2.4: `OSError`)."""
 
 
 class Link:
@@ -173,9 +175,22 @@ class Link:
         elif message["type"] == "http.disconnect":
             self.deaf = True
             if not self._completing:  # servers say it after every complete response, too
-                machine.end(Disconnected())
+                machine.end(self._why_gone(message))
         if self._arrived is not None:
             self._arrived.set()
+
+    def reason_for(self, error: Exception) -> TerminateReason:
+        """Why the handler ends when ``send`` has raised this."""
+        return (
+            self._why_gone(getattr(error, "why", NOTHING))
+            if isinstance(error, GONE)
+            else Failed(error)
+        )
+
+    def _why_gone(self, told: Mapping[str, Any]) -> TerminateReason:
+        """What a server says of the end, see trioloop/server/_scope.py."""
+        seconds: float | None = told.get("send_timeout")
+        return Disconnected() if seconds is None else Failed(SendTimedOut(seconds))
 
     def _overflow(self, machine: Machine) -> None:
         machine.end(Overflowed("body", int(self.max_body)))

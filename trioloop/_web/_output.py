@@ -136,6 +136,9 @@ class HTTPOutput:
         message = {"type": "http.response.body", "body": body, "more_body": more}
         return self._link.write(message, now)
 
+    def reason_for(self, error: Exception) -> TerminateReason:
+        return self._link.reason_for(error)
+
     def written(self, now: float) -> None:
         self._link.written()
 

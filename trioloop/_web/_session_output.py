@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core._commands import Continue
 from .._core._mailbox import Received
-from .._core._reasons import CallbackName, TerminateReason
+from .._core._reasons import CallbackName, Failed, TerminateReason
 from .._wire import LIFE, CloseCode, ResponseState, ResponseStep
 from ._commands import Reply
 from ._endings import ending_for
@@ -100,6 +100,9 @@ class SessionOutput:
 
     def write(self, now: float) -> Awaitable[object]:
         raise NotImplementedError("nothing is ever pending")
+
+    def reason_for(self, error: Exception) -> TerminateReason:
+        return Failed(error)
 
     def written(self, now: float) -> None:
         raise NotImplementedError("nothing is ever pending")

@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .._core._errors import MessageTooLarge, ProtocolViolation
 from .._core._mailbox import NOTHING
-from .._core._reasons import Disconnected, Failed, Overflowed
+from .._core._reasons import Disconnected, Failed, Overflowed, TerminateReason
 from .._wire import CloseCode, Rate, TokenBucket, utf8_size_exceeds
 from ._link import NOTHING as NOTHING_OFFERED
 from ._link import Link, shortcut_of
@@ -116,8 +116,18 @@ class WebSocketLink(Link):
         elif message["type"] == "websocket.disconnect":
             self.deaf = True
             if not self._completing:  # servers say it after our own close, too
-                machine.end(_why_gone(message, self.max_message_size))
+                machine.end(self._why_gone(message))
         self._listen_for_silence()
+
+    def _why_gone(self, told: Mapping[str, Any]) -> TerminateReason:
+        code: int | None = told.get("code")
+        if "violation" in told and code is not None:
+            if code == CloseCode.TOO_LARGE:
+                return Failed(MessageTooLarge(self.max_message_size))
+            return Failed(ProtocolViolation(code, told["violation"]))
+        if code is None or code == CloseCode.ABNORMAL:  # no close frame was seen, or not passed on
+            return super()._why_gone(told)
+        return Disconnected(code, told.get("reason") or "")
 
     def _take_data(self, message: Message, machine: Machine) -> None:
         text = message.get("text")
@@ -232,17 +242,6 @@ class _Meter:
             return int(self._rate.messages)
         size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
         return None if self._bytes.take(size, now) else int(self._rate.bytes)
-
-
-def _why_gone(message: Message, limit: float) -> Disconnected | Failed:
-    code: int | None = message.get("code")
-    if "violation" in message and code is not None:
-        if code == CloseCode.TOO_LARGE:
-            return Failed(MessageTooLarge(limit))
-        return Failed(ProtocolViolation(code, message["violation"]))
-    if code is None or code == CloseCode.ABNORMAL:  # "no close frame was seen", or not passed on
-        return Disconnected()
-    return Disconnected(code, message.get("reason") or "")
 
 
 def _is_too_large(data: str | bytes, limit: float) -> bool:

@@ -136,6 +136,9 @@ class WebSocketOutput:
             return None
         return self._link.write(message, now)
 
+    def reason_for(self, error: Exception) -> TerminateReason:
+        return self._link.reason_for(error)
+
     def written(self, now: float) -> None:
         self._link.written()
         self.pending = len(self._messages) - self._begun

@@ -12,8 +12,9 @@ The laws of this file:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -57,6 +58,7 @@ class Connection:
         lost: why the client cannot be reached any more, for the access log; empty while it can.
         receiving: whether somebody waits for a sign of the client.
         requests: how many have come.
+        why: what more is known of that.
     """
 
     __slots__ = (
@@ -74,6 +76,7 @@ class Connection:
         "receiving",
         "requests",
         "transport",
+        "why",
         "worker",
     )
 
@@ -85,6 +88,7 @@ class Connection:
         self.listener: Listener | None = None
         self.lost: str = ""
         self.requests: int = 0
+        self.why: Mapping[str, Any] = ClientGone.why
         self.receiving: bool = False
         self._waiting = False  # for a request
         self._expired = False  # a deadline has come
@@ -329,6 +333,17 @@ class Connection:
             self._pending_size = 0
         self.wake()
 
+    def loss(self) -> ClientGone:
+        """What to raise where nothing can be written any more."""
+        error = ClientGone(f"the client is gone: {self.lost}")
+        error.why = self.why
+        return error
+
+    def explained(self, disconnect: dict[str, Any]) -> dict[str, Any]:
+        """A disconnect message with what this server knows of its reason, see ``_scope.py``."""
+        disconnect.update(self.why)
+        return disconnect
+
     def wake(self) -> None:
         """Have whoever waits for a sign of the client look whether there is still any to come."""
         self.transport.interrupt()
@@ -351,7 +366,7 @@ class Connection:
         """
         if self.lost:
             await trio.lowlevel.checkpoint()
-            raise ClientGone(f"the client is gone: {self.lost}")
+            raise self.loss()
         if self._slow is None:
             if self._pending:
                 data = b"".join([*self._take_pending(), data])
@@ -367,7 +382,7 @@ class Connection:
                     await self._breathe()
                 return
             data = data[taken:]
-        await self._write_slowly(data)
+        await self.write_slowly(data)
 
     async def _breathe(self) -> None:
         """Let others run, and look whether anybody reads what is written."""
@@ -375,7 +390,8 @@ class Connection:
         if not self.receiving and self.transport.has_ended():
             self.lose("disconnected")
 
-    async def _write_slowly(self, data: bytes) -> None:
+    async def write_slowly(self, data: bytes) -> None:
+        """Write bytes as the client takes them, behind those that wait already."""
         if self._slow is None:
             self._slow = trio.Lock()
         lock = self._slow
@@ -396,14 +412,15 @@ class Connection:
 
     async def _write_alone(self, data: bytes) -> None:
         if self.lost:
-            raise ClientGone(f"the client is gone: {self.lost}")
+            raise self.loss()
         data = b"".join([*self._take_pending(), data])
         done = not data
         try:
             if data:
                 await self.transport.send_rest(data, self.worker.settings.send_timeout)
             done = True
-        except SendTimedOut:
+        except SendTimedOut as error:
+            self.why = error.why
             self.lose("timed-out")
             raise
         finally:
@@ -505,7 +522,7 @@ class Connection:
         """Wait until the client has taken all that `write_last` was given, see `write`."""
         self.flush()
         if self._slow is not None and not self.lost:
-            await self._write_slowly(b"")
+            await self.write_slowly(b"")
 
     def _take_pending(self) -> list[bytes]:
         pending, self._pending = self._pending, []
@@ -538,4 +555,4 @@ class Connection:
 
     async def _flush_slowly(self) -> None:
         with suppress(ClientGone):  # its owner is told by `lose`
-            await self._write_slowly(b"")
+            await self.write_slowly(b"")

@@ -172,7 +172,7 @@ class EpollTransport(SocketTransport):
             if not (self._closed or self._readiness.closed):
                 return
             raise ClientGone("the connection was closed")
-        raise SendTimedOut(f"the client took nothing for {timeout:g} s")
+        raise SendTimedOut(timeout)
 
     async def _park_writer(self) -> None:
         def abort(_: Any) -> trio.lowlevel.Abort:

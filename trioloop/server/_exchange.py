@@ -205,7 +205,7 @@ class Exchange(Call):
                 await connection.look_ahead()
         finally:
             connection.end_receiving()
-        return {"type": "http.disconnect"}
+        return self.disconnect_message()
 
     async def _receive_body(self) -> dict[str, Any] | None:
         """The next piece of the body; `None` when the client has left."""
@@ -245,8 +245,8 @@ class Exchange(Call):
 
     def cut(self) -> None:
         """Close the connection under a response that has begun and will not be completed."""
-        if self._flushed and not self._complete:
-            self.abandon()
+        if self._flushed and not (self._complete or self._connection.is_slow):
+            self.abandon()  # a slow client gets what was written first: `serve` ends so, too
 
     def abandon(self) -> None:
         """Close the connection at once, whether there was an answer or not."""
@@ -307,7 +307,7 @@ class Exchange(Call):
 
     def disconnect_message(self) -> dict[str, Any]:
         """That it is over."""
-        return {"type": "http.disconnect"}
+        return self._connection.explained({"type": "http.disconnect"})
 
     def _refuse_nowait(self, refused: BadRequest) -> None:
         connection, worker = self._connection, self._connection.worker
@@ -360,7 +360,7 @@ class Exchange(Call):
         connection = self._connection
         if connection.lost:
             await trio.lowlevel.checkpoint()
-            raise ClientGone(f"the client is gone: {connection.lost}")
+            raise connection.loss()
         if self._complete:
             raise RuntimeError("the response is complete")
 

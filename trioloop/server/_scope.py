@@ -73,6 +73,10 @@ them, it wants to see what goes through, and an application should not go past i
 ``websocket.disconnect`` has ``code`` and ``reason`` (ASGI 2.3), which are what the client's closing
 frame said: 1005 for one without a code, 1006 when there was none.
 
+``http.disconnect`` and ``websocket.disconnect`` have ``send_timeout`` where it was the server that
+gave the client up, since it had taken nothing for so many seconds. The `OSError` of a ``send`` that
+nobody will get has a mapping ``why`` with all that such a message would say besides its type.
+
 The laws of this file:
 
 * Each scope is made anew, with all that can be changed in it: one request cannot meddle with

@@ -16,9 +16,10 @@ import select
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final, Protocol, cast
+from types import MappingProxyType
+from typing import Any, Final, Protocol, cast
 
 import trio
 
@@ -32,7 +33,13 @@ _LOOK_SECONDS: Final = 0.5  # between two looks whether a client has left, where
 
 
 class ClientGone(ConnectionError):
-    """The client is no longer there, or does not read, or was cut off."""
+    """The client is no longer there, or does not read, or was cut off.
+
+    Attributes:
+        why: what a disconnect message would say of it.
+    """
+
+    why: Mapping[str, Any] = MappingProxyType({})
 
 
 class Interrupted(Exception):
@@ -40,7 +47,15 @@ class Interrupted(Exception):
 
 
 class SendTimedOut(ClientGone):
-    """The client took nothing for too long."""
+    """The client took nothing for too long.
+
+    Args:
+        seconds: how long.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the client took nothing for {seconds:g} s")
+        self.why = {"send_timeout": seconds}
 
 
 def says_client_gone(error: BaseException | None) -> bool:
@@ -239,7 +254,7 @@ class SocketTransport:
                     continue  # a reader was interrupted
                 return
             raise ClientGone("the connection was closed")
-        raise SendTimedOut(f"the client took nothing for {timeout:g} s")
+        raise SendTimedOut(timeout)
 
     def send_end(self) -> bool:
         try:
@@ -336,7 +351,7 @@ class TLSTransport:
             except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
                 raise ClientGone(str(error)) from None
             return
-        raise SendTimedOut(f"the client took nothing for {timeout:g} s")
+        raise SendTimedOut(timeout)
 
     def send_end(self) -> bool:
         return False

@@ -11,7 +11,6 @@ The laws of this file:
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final, Protocol
 
 import trio
@@ -47,7 +46,7 @@ class Turns:
         if self._at_once < AT_ONCE:
             self._at_once += 1
             return True
-        now = time.perf_counter()
+        now = trio.current_time()
         if now < self._window_ends:
             return False
         self._window_ends = now + WINDOW

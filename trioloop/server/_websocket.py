@@ -241,7 +241,7 @@ class WebSocket(Call):
                 connection.lose("disconnected")
                 if not waited:
                     await trio.lowlevel.checkpoint()
-                return frames.disconnect_message()
+                return self.disconnect_message()
             waited = True
             await self._read(frames)
         if not waited:
@@ -340,9 +340,10 @@ class WebSocket(Call):
 
     def disconnect_message(self) -> dict[str, Any]:
         """That it is over."""
+        message = {"type": "websocket.disconnect", "code": 1006, "reason": ""}
         if self._frames is not None:
-            return self._frames.disconnect_message()
-        return {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+            message = self._frames.disconnect_message()
+        return self._connection.explained(message)
 
     # -- by the clock ----------------------------------------------------------------------------
 
@@ -394,7 +395,9 @@ class WebSocket(Call):
         connection = self._connection
         if connection.lost or (self._frames is not None and self._frames.closed):
             await trio.lowlevel.checkpoint()
-            raise ClientGone(f"the client is gone: {connection.lost or 'it has closed'}")
+            error = ClientGone(f"the client is gone: {connection.lost or 'it has closed'}")
+            error.why = self.disconnect_message()
+            raise error
         kind = message["type"]
         if kind == "websocket.send" and self._state is State.OPEN:
             await self._send_data(message)

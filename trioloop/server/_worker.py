@@ -33,7 +33,7 @@ from ._deadlines import Clock, Group
 from ._epoll_transport import EpollTransport
 from ._head import Head, Headers
 from ._http2 import serve_http2
-from ._readiness import Readiness
+from ._readiness import Epoll, News, Readiness
 from ._response import chunk, refusal
 from ._scope import Address, Surroundings, address_of
 from ._settings import Settings
@@ -63,6 +63,7 @@ class Worker:
         config: Hypercorn's configuration.
         nursery: where what outlives a call runs.
         notice: set when the server begins to drain.
+        news: where news of sockets come from; `None` where Trio waits for each.
 
     Attributes:
         app: the application, called with a scope, ``receive`` and ``send``.
@@ -71,6 +72,8 @@ class Worker:
         access: the access log.
         turns: writes at the end of a turn.
         cancellation: what is called when connections are cancelled.
+        connections: those that are served.
+        readiness: watches the sockets, where Trio does not.
         idle: deadlines of connections without a request.
         heads: ... whose request is coming.
         bodies: ... whose request's body is coming.
@@ -79,7 +82,12 @@ class Worker:
     """
 
     def __init__(
-        self, app: Application, config: Config, nursery: trio.Nursery, notice: trio.Event
+        self,
+        app: Application,
+        config: Config,
+        nursery: trio.Nursery,
+        notice: trio.Event,
+        news: News | None = None,
     ) -> None:
         self.app: Application = app
         self.settings: Settings = Settings.of(config)
@@ -87,12 +95,12 @@ class Worker:
         self.log = config.log
         self.access: AccessLog = AccessLog(config.log)
         self.turns: Turns = Turns()
-        self._readiness = Readiness(self.report, self.turns) if _readiness.available else None
+        self.readiness = None if news is None else Readiness(self.report, self.turns, news)
         self.cancellation: Cancellation = Cancellation(self.report)
         self._notice = notice
         self._clock = Clock()
         self._config = config
-        self._connections: set[Connection] = set()
+        self.connections: set[Connection] = set()
         self._context: WorkerContext | None = None
         self._wait = self.wait_for_shutdown()
         self._hosts = frozenset(name.encode() for name in config.server_names)
@@ -112,8 +120,8 @@ class Worker:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._clock.run)
             nursery.start_soon(self.turns.run)
-            if self._readiness is not None:
-                nursery.start_soon(self._readiness.run)
+            if self.readiness is not None:
+                nursery.start_soon(self.readiness.run, name="readiness")
             nursery.start_soon(self._drain)
 
     @property
@@ -164,7 +172,7 @@ class Worker:
                 client = address_of(sock.family, sock.getpeername())
                 server = address_of(sock.family, sock.getsockname())
                 transport = TLSTransport(stream)
-            if len(self._connections) >= self.settings.max_connections:
+            if len(self.connections) >= self.settings.max_connections:
                 await self._turn_away(transport)
                 return
             around = Surroundings(
@@ -176,7 +184,7 @@ class Worker:
                 wait_for_shutdown=self._wait,
             )
             connection = Connection(self, transport, around)
-            self._connections.add(connection)
+            self.connections.add(connection)
             first = await connection.run()
             if first:
                 released = connection.transport.release()
@@ -187,7 +195,7 @@ class Worker:
             await self.log.exception("A connection has failed")
         finally:
             if connection is not None:
-                self._connections.discard(connection)
+                self.connections.discard(connection)
             if isinstance(stream, socket.socket):
                 stream.close()
 
@@ -199,9 +207,9 @@ class Worker:
         return chosen == "h2"
 
     def _transport(self, sock: socket.socket) -> Transport:
-        if self._readiness is None:
+        if self.readiness is None:
             return SocketTransport(sock)
-        return EpollTransport(sock, self._readiness)
+        return EpollTransport(sock, self.readiness)
 
     async def _speak_http2(
         self, context: WorkerContext, state: dict[str, Any], stream: Stream, first: bytes
@@ -225,7 +233,7 @@ class Worker:
     async def _drain(self) -> None:
         await self._notice.wait()
         self.cancellation.drain()
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.drain()
 
     # -- what exchanges ask ----------------------------------------------------------------------
@@ -307,7 +315,8 @@ async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
     """
     config.set_statsd_logger_class(StatsdLogger)
     async with trio.open_nursery() as nursery:
-        worker = Worker(app, config, nursery, notice)
+        news = Epoll() if _readiness.available else None
+        worker = Worker(app, config, nursery, notice, news)
 
         # Not a coroutine function: each is a frame of every connection, for as long as it lives.
         def connect(_app: Any, _config: Any, context: Any, state: Any, *stream: Any) -> Any:
