@@ -145,7 +145,7 @@ PLUMBING = {
     "SimulatedRef": {"name"},
     "VirtualClock": {"start_clock", "deadline_to_sleep_time"},  # for Trio
     "Schedule": {"shuffle", "random", "uniform"},  # for Trio
-    "FakeConnection": {"cancel", "feed_body", "make_room", "run"},
+    "FakeConnection": {"begin", "cancel", "feed_body", "make_room", "read", "run"},
     "HandlerMachine": {"message_strategy", "burst_strategy", "is_websocket", "teardown"},
 }
 """Public members of the kit's classes that are for the kit itself."""

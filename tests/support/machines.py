@@ -291,6 +291,7 @@ class StockMachine(PolicyMachine):
     """Under a server that does not tell of its shutdown: it only cancels."""
 
     handler = Stream
+    worker = "stock"
     notice = False
 
 

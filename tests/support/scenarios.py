@@ -597,12 +597,11 @@ def _plain_opens(*, stalls: bool) -> st.SearchStrategy[Open]:
     )
 
 
-def scenarios(*, stalls: bool = True, plain: bool = True) -> st.SearchStrategy[Scenario]:
+def scenarios(*, stalls: bool = True) -> st.SearchStrategy[Scenario]:
     """Scenarios of all kinds.
 
     Args:
         stalls: whether clients stop reading and handlers write more than the kernel buffers.
-        plain: whether there are applications that are no handlers.
     """
     messages = st.sampled_from(_verbs(70_000 if stalls else 5000))
     whos = st.sampled_from((0, 0, 1))
@@ -612,10 +611,9 @@ def scenarios(*, stalls: bool = True, plain: bool = True) -> st.SearchStrategy[S
         "open": _opens(stalls=stalls),
         "plain": _plain_opens(stalls=stalls),
     }
-    others = ("plain",) if plain else ()
-    first = st.sampled_from(("open",) * 5 + others)
+    first = st.sampled_from(("open",) * 5 + ("plain",))
     rest = st.lists(
-        st.sampled_from(("move", "tell") * 4 + ("open", *others)), min_size=4, max_size=10
+        st.sampled_from(("move", "tell") * 4 + ("open", "plain")), min_size=4, max_size=10
     )
     last = st.sampled_from(((), (), (ShutDown(4),), (ShutDown(24),)))
 

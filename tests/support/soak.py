@@ -30,7 +30,7 @@ import trio
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.sockets import connected
-from support.websockets import CLOSE, TEXT, RawWebSocket, close_frame, frame
+from support.websocket_peer import CLOSE, TEXT, RawWebSocket, close_frame, frame
 
 REMEMBERED = 32
 """Seconds after which Trio forgets the last deadlines that were lifted: a server's ``send_timeout``."""

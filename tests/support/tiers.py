@@ -38,6 +38,7 @@ from hypercorn.typing import ConnectionState
 
 from trioloop._serve import serve_telling
 from trioloop.testing import Seen, Simulation
+from trioloop.testing._world import Worker
 
 from .normal import Account, account
 from .scenarios import Application, Scenario, play
@@ -186,7 +187,7 @@ class WireSimulation(Simulation):
     """A simulation whose requests go to a real server."""
 
     def __init__(self, app: Application) -> None:
-        super().__init__(app, notice=False)
+        super().__init__(app, notice=False, worker="stock")
         self.app = app
         self.exchanges: list[Any] = []
         self.config = Config()
@@ -608,12 +609,12 @@ class T3(T2):
 
 
 class T0(Simulation):
-    """The kit's fake."""
+    """The kit's model of the stock worker."""
 
-    notice = False
+    worker: Worker = "stock"
 
     def __init__(self, app: Application) -> None:
-        super().__init__(app, notice=self.notice)
+        super().__init__(app, notice=self.worker != "stock", worker=self.worker)
         self.faults: list[BaseException] = []
 
     @property
@@ -622,10 +623,10 @@ class T0(Simulation):
         return list(self._world.exchanges)
 
 
-class T0Told(T0):
-    """The fake, as a server that tells of its shutdown."""
+class T0Own(T0):
+    """The connections of ``trioloop serve``, as the kit runs them in memory."""
 
-    notice = True
+    worker = "trioloop"
 
 
 def tell(tier: type[T0 | T1 | T2], scenario: Scenario) -> tuple[Account, ...]:

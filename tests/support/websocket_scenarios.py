@@ -10,7 +10,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +20,7 @@ from trioloop import App, Close, Continue, Reply, Send, Stop, WebSocketHandler
 from trioloop.testing import Seen, Simulation
 
 from .normal import plain
-from .websockets import (
+from .websocket_peer import (
     BINARY,
     CLOSE,
     PING,
@@ -238,12 +237,10 @@ def play(
     app: Application,
     *,
     early: bool = True,
-    crowded: bool = True,
 ) -> list[Any]:
     """Carry out the steps, and let all that is bounded by time come to its end; see `tell`."""
     clients: list[Any] = []
     left: set[int] = set()
-    sent: Counter[int] = Counter()
     for step in steps:
         if step.verb == "open":
             clients.append(open_websocket(simulation, f"/ws?n={len(clients)}&init={step.arg}"))
@@ -252,19 +249,11 @@ def play(
         elif clients:
             who = step.who % len(clients)
             is_early = step.verb == "close" and not clients[who].transcript
-            is_crowd = step.verb != "tell" and _has_unheard(app, who, sent[who])
-            if (early or not is_early) and (crowded or not is_crowd):
-                sent[who] += step.verb == "send"
+            if early or not is_early:
                 _act(step, who, clients, left, simulation, app)
     simulation.advance(12)
     simulation.shut_down(1 + OFF_GRID)
     return clients
-
-
-def _has_unheard(app: Application, who: int, sent: int) -> bool:
-    """Whether some of the messages that a client has sent wait for its handler."""
-    met = [what for number, _, what, _ in app.hub.notes if number == str(who)]
-    return "terminate" not in met and met.count("receive") < sent
 
 
 def _act(
@@ -287,20 +276,17 @@ _OWN: Final = frozenset(
 )
 
 
-def tell(
-    tier: type[Any], steps: Iterable[Step], *, early: bool = True, crowded: bool = True
-) -> list[Any]:
+def tell(tier: type[Any], steps: Iterable[Step], *, early: bool = True) -> list[Any]:
     """Play the steps on a tier; what the clients saw and the application noted, normalised.
 
     Args:
         tier: of `tiers`.
         steps: of the scenario.
         early: whether clients may close before their handshake is over.
-        crowded: whether clients may do anything behind a message that waits for its handler.
     """
     app: Any = Application()
     with tier(app) as simulation:
-        clients = play(steps, simulation, app, early=early, crowded=crowded)
+        clients = play(steps, simulation, app, early=early)
         seen = [[_shown(one) for one in client.transcript] for client in clients]
         notes = [(n, time, what, plain(detail)) for n, time, what, detail in app.hub.notes]
     by_client = [[note[1:] for note in notes if note[0] == str(n)] for n in range(len(clients))]

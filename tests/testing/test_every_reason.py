@@ -11,7 +11,14 @@ from support.endings import CELLS, PHASES, PLAYED, ROWS, TERMINATING, TRANSPORTS
 from trioloop import TerminateReason
 from trioloop.testing import FakeClients
 
-every_cell = pytest.mark.parametrize("cell", PLAYED, ids=" / ".join)
+every_cell = pytest.mark.parametrize(
+    "cell, worker",
+    [
+        pytest.param(cell, worker, id=" / ".join((*cell, worker)))
+        for cell in PLAYED
+        for worker in cell.workers
+    ],
+)
 
 
 @pytest.fixture
@@ -20,13 +27,13 @@ def fake_client():
 
 
 @every_cell
-def test_the_handler_ends_for_this_reason_in_a_simulation(cell):
-    play(cell)
+def test_the_handler_ends_for_this_reason_in_a_simulation(cell, worker):
+    play(cell, worker)
 
 
 @every_cell
-async def test_the_handler_ends_for_this_reason_in_an_async_test(cell, fake_client):
-    await play_async(cell, fake_client)
+async def test_the_handler_ends_for_this_reason_in_an_async_test(cell, worker, fake_client):
+    await play_async(cell, fake_client, worker)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -52,6 +59,7 @@ def test_a_reason_why_not_is_a_sentence():
 
 def test_both_faces_see_the_same():
     for cell in PLAYED:
-        clients = FakeClients()
-        face = trio.run(play_async, cell, clients, clock=clients)
-        assert face.exchange.transcript == play(cell).exchange.transcript, cell
+        for worker in cell.workers:
+            clients = FakeClients()
+            face = trio.run(play_async, cell, clients, worker, clock=clients)
+            assert face.exchange.transcript == play(cell, worker).exchange.transcript, cell

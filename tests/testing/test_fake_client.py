@@ -116,7 +116,7 @@ async def test_a_client_leaves_in_each_way(fake_client, how):
 
 
 async def test_a_reader_stalls_reads_and_resumes(fake_client):
-    async with fake_client(make_app()) as client:
+    async with fake_client(make_app(), worker="stock") as client:
         stream = await client.sse("/events")
         await stream.stall(1)
         client.ref(stream).send_nowait(ServerSentEvent("one"))
@@ -212,17 +212,21 @@ def run_in_both_faces(options):
     yield trio.run(script, clients, clock=clients)
 
 
-@pytest.mark.parametrize("notice", [True, False])
+SERVERS = [{"worker": "trioloop"}, {"worker": "stock"}, {"worker": "stock", "notice": False}]
+
+
+@pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("seed", [0, 7])
-def test_both_faces_tell_the_same(seed, notice):
-    sync, asynchronous = run_in_both_faces({"seed": seed, "notice": notice})
+def test_both_faces_tell_the_same(seed, server):
+    sync, asynchronous = run_in_both_faces({"seed": seed, **server})
     assert sync == asynchronous
     assert sync[1][1] == Seen(0.0, "body", b"data: one\n\ndata: two\n\n")
 
 
-@pytest.mark.parametrize("notice", [True, False])
-async def test_a_server_goes_down(fake_client, notice):
-    async with fake_client(make_app(), notice=notice) as client:
+@pytest.mark.parametrize("server", SERVERS)
+async def test_a_server_goes_down(fake_client, server):
+    notice = server.get("notice", True)
+    async with fake_client(make_app(), **server) as client:
         poll, stream = await client.get("/poll"), await client.sse("/events")
         await client.shut_down(grace=3)
         assert client.now() == (0 if notice else 3)

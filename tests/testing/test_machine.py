@@ -186,6 +186,7 @@ def test_the_options_and_the_method_are_the_routes_and_the_clients():
 
 def test_a_server_without_notice_only_cancels():
     class Machine(PainterMachine):
+        worker = "stock"
         notice = False
 
     def what(machine):

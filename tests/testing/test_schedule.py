@@ -121,7 +121,7 @@ def without_private_names(monkeypatch):
 
 @pytest.mark.parametrize("cell", PLAYED[::7], ids=" / ".join)
 def test_everything_else_works_without_the_private_names(without_private_names, cell):
-    play(cell)
+    play(cell, cell.workers[0])
 
 
 def test_a_chosen_schedule_is_passed_over_without_them(without_private_names):

@@ -94,6 +94,13 @@ def sim():
         yield simulation
 
 
+@pytest.fixture
+def stock():
+    """Under the stock worker, where every write waits for the client by itself."""
+    with Simulation(make_app(), laws=True, worker="stock") as simulation:
+        yield simulation
+
+
 def say(*data, **fields):
     return [ServerSentEvent(text, **fields) for text in data]
 
@@ -201,14 +208,14 @@ def test_a_client_that_leaves_ends_its_handler_at_once(sim, how):
     assert poll.aborted == (how == "half")  # that one still reads
 
 
-def test_a_client_that_vanishes_is_noticed_when_the_kernel_takes_no_more(sim):
-    stream = sim.sse("/events")
+def test_a_client_that_vanishes_is_noticed_when_the_kernel_takes_no_more(stock):
+    stream = stock.sse("/events")
     stream.disconnect("vanish")
-    sim.ref(stream).send(say("x" * 60_000)[0])
+    stock.ref(stream).send(say("x" * 60_000)[0])
     assert stream.phase == "waiting"
-    sim.ref(stream).send(say("x" * 60_000)[0])
+    stock.ref(stream).send(say("x" * 60_000)[0])
     assert stream.phase == "sending"
-    sim.advance(30)
+    stock.advance(30)
     assert isinstance(stream.reason, Failed)
     assert isinstance(stream.reason.error, SendTimedOut)
     assert stream.events == []
@@ -235,27 +242,27 @@ def test_a_stalled_reader_holds_the_write_and_the_next_message(sim):
     assert stream.phase == "waiting"
 
 
-def test_a_callback_that_is_given_up_before_it_begins_leaves_no_warning(sim):
+def test_a_callback_that_is_given_up_before_it_begins_leaves_no_warning(stock):
     """The handler is stopped while what was returned before is still being written."""
-    stream = sim.sse("/events")
+    stream = stock.sse("/events")
     stream.stall()
-    sim.ref(stream).burst(*say("one"), wait_for_ever)
-    sim.ref(stream).stop()
+    stock.ref(stream).burst(*say("one"), wait_for_ever)
+    stock.ref(stream).stop()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         stream.resume()
     assert [str(warning.message) for warning in caught] == []
-    assert sim.dead_letters == [(sim.ref(stream).ref, wait_for_ever, ShutDown())]
+    assert stock.dead_letters == [(stock.ref(stream).ref, wait_for_ever, ShutDown())]
 
 
-def test_a_window_takes_so_many_bytes_before_a_write_waits(sim):
-    stream = sim.sse("/events")
+def test_a_window_takes_so_many_bytes_before_a_write_waits(stock):
+    stream = stock.sse("/events")
     framed = len(b"9\r\n") + len(b"data: 1\n\n") + len(b"\r\n")
     stream.stall(2 * framed)
     for _ in range(2):
-        sim.ref(stream).send(say("1")[0])
+        stock.ref(stream).send(say("1")[0])
         assert stream.phase == "waiting"
-    sim.ref(stream).send(say("1")[0])
+    stock.ref(stream).send(say("1")[0])
     assert stream.phase == "sending"
 
 
@@ -273,16 +280,16 @@ def test_a_slow_reader_reads_so_many_bytes_of_the_wire(sim):
     assert [event.data for event in stream.events] == ["one", "two"]
 
 
-def test_a_reader_gets_what_it_asks_for_through_a_window_of_nothing(sim):
-    stream = sim.sse("/events")
+def test_a_reader_gets_what_it_asks_for_through_a_window_of_nothing(stock):
+    stream = stock.sse("/events")
     stream.stall(0)
-    sim.ref(stream).send(say("one")[0])
+    stock.ref(stream).send(say("one")[0])
     stream.read(len(b"b\r\n") + 4)
     assert (stream.body, stream.phase) == (b"data", "sending")
     stream.read(1000)
     assert [event.data for event in stream.events] == ["one"]
     assert stream.phase == "waiting"
-    sim.ref(stream).send(say("two")[0])
+    stock.ref(stream).send(say("two")[0])
     assert [event.data for event in stream.events] == ["one", "two"]
 
 
@@ -377,7 +384,7 @@ def test_the_transport_is_told(sim, path, transport):
     assert sim.get(path).transport == transport
 
 
-def test_the_phase_is_where_the_handler_is(sim):
+def test_the_phase_is_where_the_handler_is(stock):
     class Slow(LoopHandler):
         async def init(self, request):
             await trio.sleep(1)
@@ -389,19 +396,19 @@ def test_the_phase_is_where_the_handler_is(sim):
         async def terminate(self, reason):
             await trio.sleep(1)
 
-    sim._world.app.route("/slow", Slow)
-    slow = sim.get("/slow")
+    stock._world.app.route("/slow", Slow)
+    slow = stock.get("/slow")
     phases = [slow.phase]
-    sim.advance(1)
+    stock.advance(1)
     phases.append(slow.phase)
     slow.stall()
-    sim.ref(slow).send("go")
+    stock.ref(slow).send("go")
     phases.append(slow.phase)
-    sim.advance(1)
+    stock.advance(1)
     phases.append(slow.phase)
     slow.resume()
     phases.append(slow.phase)
-    sim.advance(1)
+    stock.advance(1)
     assert phases == ["before the start", "waiting", "in a callback", "sending", "terminating"]
     assert slow.reason == Stopped()
 
@@ -616,7 +623,7 @@ def test_a_server_that_goes_down_lets_everybody_say_goodbye(notice):
     if notice:
         poll, stream = farewells(notice=True)
     else:
-        with Simulation(make_app(), notice=False, laws=True) as sim:
+        with Simulation(make_app(), worker="stock", notice=False, laws=True) as sim:
             poll, stream = sim.get("/poll"), sim.sse("/events")
             sim.shut_down(grace=3)
             assert sim.now() == 3  # nobody knew
@@ -631,7 +638,8 @@ def test_the_jitter_comes_from_the_seed():
     assert len({farewells(seed=seed)[1].retry for seed in range(5)}) > 1
 
 
-def test_after_the_grace_what_is_left_is_cancelled():
+@pytest.mark.parametrize("worker, told", [("trioloop", Disconnected), ("stock", Failed)])
+def test_after_the_grace_what_is_left_is_cancelled(worker, told):
     class Stubborn(LoopHandler):
         async def info(self, message):
             with trio.CancelScope(shield=True):
@@ -639,12 +647,12 @@ def test_after_the_grace_what_is_left_is_cancelled():
 
     app = make_app()
     app.route("/stubborn", Stubborn)
-    with Simulation(app) as sim:
+    with Simulation(app, worker=worker) as sim:
         poll = sim.get("/stubborn")
         sim.ref(poll).send("go")
         sim.shut_down(grace=3)
         assert sim.now() == 10
-        assert isinstance(poll.reason, Failed)  # its farewell came too late
+        assert isinstance(poll.reason, told)  # its farewell came too late
         assert sim.stuck == []
         (cancelled,) = [entry for entry in sim.journal if entry.what == "is cancelled"]
         assert cancelled.time == 3
@@ -737,11 +745,13 @@ def test_a_thread_is_refused_with_a_sentence_and_the_simulation_goes_on(sim):
         return await trio.to_thread.run_sync(lambda: Reply(200))
 
     poll = sim.get("/poll")
-    with pytest.raises(SimulationError, match=r"the task 'Poll' wants a thread .* not simulated"):
+    with pytest.raises(
+        SimulationError, match=r"the task 'client 1' wants a thread .* not simulated"
+    ):
         sim.ref(poll).send(use_thread)
     assert isinstance(poll.reason, Crashed)
     assert isinstance(poll.reason.error, SimulationError)
-    with pytest.raises(SimulationError, match="the task 'call of client 2' wants a thread"):
+    with pytest.raises(SimulationError, match="the task 'client 2' wants a thread"):
         sim.get("/thread")  # Starlette calls it in one
     with pytest.raises(SimulationError, match="the task 'run_sync' wants a thread"):
         sim.run(trio.to_thread.run_sync, print)

@@ -76,7 +76,7 @@ async def test_a_client_sends_and_reads_in_an_async_test(fake_client):
         await websocket.burst("one", "two")
         assert websocket.messages == ["one", "two"]
         await websocket.close(4001)
-        assert await websocket.wait_ended() == Disconnected()
+        assert await websocket.wait_ended() == Disconnected(4001)
         again = await websocket.reconnect()
         await client.advance(60)
         assert (again.reason, again.close_code) == (TimedOut(), 1000)
@@ -103,7 +103,7 @@ def test_what_a_client_sends_before_the_answer_waits_for_it():
 
 
 def test_a_window_counts_the_bytes_of_frames():
-    with Simulation(app) as sim:
+    with Simulation(app, worker="stock") as sim:
         websocket = sim.websocket("/echo/ann")
         websocket.stall(10)
         websocket.send("x" * 8)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from .._web._hub import Hub
 from .._web._options import Factory
 from ._machine import HandlerMachine
+from ._world import Worker
 
 
 def check_handler(  # noqa: PLR0913 - what a subclass of the machine would say, in one line
@@ -24,6 +25,7 @@ def check_handler(  # noqa: PLR0913 - what a subclass of the machine would say, 
     messages: st.SearchStrategy[Any] | None = None,
     invariants: Iterable[Callable[[HandlerMachine], object]] = (),
     options: Mapping[str, Any] | None = None,
+    worker: Worker = "trioloop",
     examples: int = 100,
     steps: int = 50,
 ) -> type[HandlerMachine]:
@@ -53,6 +55,7 @@ def check_handler(  # noqa: PLR0913 - what a subclass of the machine would say, 
             is its simulation, ``clients`` are its exchanges.
         options: the handler's options, as for a route; for a handler that is served without
             ``app``.
+        worker: who serves, see `Simulation`.
         examples: how many examples to try.
         steps: how many steps an example has at most.
 
@@ -78,6 +81,7 @@ def check_handler(  # noqa: PLR0913 - what a subclass of the machine would say, 
         "method": method,
         "messages": messages,
         "options": dict(options or {}),
+        "worker": worker,
     }
     for number, function in enumerate(invariants, start=1):
         attributes[f"invariant_{number}"] = invariant()(function)

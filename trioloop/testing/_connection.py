@@ -14,13 +14,16 @@ Laws of this file:
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn
 
 import trio
 from starlette.types import ASGIApp, Message, Scope
+
+from ._client_wire import Hangup, Sight
 
 QUEUE_SIZE: Final = 10
 """Hypercorn's ``max_app_queue_size``: events for the application before the socket is not read."""
@@ -30,9 +33,6 @@ READ_SIZE: Final = 2**16
 
 KEEP_ALIVE: Final = 5.0
 """Hypercorn's ``keep_alive_timeout``: seconds for which a connection without a request stays open."""
-
-Hangup: TypeAlias = Literal["end", "reset"]
-"""What a client's kernel says of its leaving: the end of its stream, or a reset."""
 
 SERVER_HEADERS: Final = ((b"date", b"Thu, 01 Jan 1970 00:00:00 GMT"), (b"server", b"hypercorn-h11"))
 """What Hypercorn adds; the date is always 29 bytes long (RFC 9110, section 5.6.7)."""
@@ -143,14 +143,21 @@ class FakeConnection:
         self._incoming.extend(events)
         self._came.set()
 
-    def feed_body(self, data: bytes, *, after: int, more: bool) -> None:
-        """Let bytes of the request's body arrive, as many at a time as the server reads.
+    def begin(self, head: bytes, body: bytes | None) -> None:
+        """Send a request.
 
         Args:
-            data: the bytes.
-            after: how many bytes come right before them: the request's head, or a chunk's size.
-            more: whether others will follow.
+            head: of the request; the scope says what is in it.
+            body: all of it; `None` when it follows in pieces.
         """
+        if body is not None:
+            self._feed_body(body, after=len(head), more=False)
+
+    def feed_body(self, data: bytes, *, more: bool) -> None:
+        """Let a piece of the request's body arrive, as many bytes at a time as the server reads."""
+        self._feed_body(data, after=len(b"%x\r\n" % len(data)), more=more)
+
+    def _feed_body(self, data: bytes, *, after: int, more: bool) -> None:
         start, stop = 0, max(1, READ_SIZE - after)
         while start < len(data):
             piece = data[start:stop]
@@ -170,6 +177,29 @@ class FakeConnection:
         """The client has read, or the window is another one."""
         self._room.set()
         self._room = trio.Event()
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was written that nobody has read."""
+        return bool(self.unread)
+
+    def read(self, most: float) -> Generator[Sight]:
+        """Read so many bytes at most; gives what the client sees."""
+        limited = most < math.inf
+        read = 0
+        while self.unread and (most or not self.unread[0].size):
+            piece = self.unread[0]
+            size = int(min(piece.taken - piece.read, most))
+            most -= size
+            read += size
+            if limited:
+                self.wanted -= size
+            yield from _sights(piece, size)
+            if piece.read < piece.taken or (piece.read < piece.size and not self.closed):
+                break
+            self.unread.popleft()
+        if read:
+            self.make_room()
 
     # -- the connection --------------------------------------------------------------------------
 
@@ -367,3 +397,15 @@ class FakeConnection:
         if self.write_waits:
             self.write_waits = False
             self._note(self.name, "write done")
+
+
+def _sights(piece: Piece, size: int) -> Generator[Sight]:
+    """What a client sees that reads so many bytes of a piece."""
+    start = max(0, piece.read - piece.before)
+    piece.read += size
+    stop = min(piece.payload, max(0, piece.read - piece.before))
+    if piece.kind == "body":
+        if stop > start:
+            yield "body", piece.value[start:stop]
+    elif piece.read == piece.size:
+        yield piece.kind, piece.value

@@ -10,9 +10,10 @@ Laws of this file:
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import quote, unquote
 
 from starlette.types import Message, Scope
@@ -20,8 +21,7 @@ from starlette.types import Message, Scope
 from .._core._reasons import TerminateReason
 from .._web._event_stream_handler import EventStreamHandler
 from .._wire import EventStreamDecoder, ServerSentEvent
-from ._connection import FakeConnection, Piece
-from ._websocket_connection import FakeWebSocketConnection
+from ._client_wire import Hangup, Sight
 
 if TYPE_CHECKING:
     from ._observer import Observed
@@ -73,10 +73,10 @@ class Request:
         return self.subprotocols is not None
 
     @property
-    def head_size(self) -> int:
-        """Bytes of the request line and the headers on the wire."""
-        line = len(f"{self.method} {self.target} HTTP/1.1\r\n".encode())
-        return line + sum(len(n) + len(v) + 4 for n, v in self._raw_headers()) + 2
+    def head(self) -> bytes:
+        """The request line and the headers, as they go over the wire."""
+        fields = b"".join(b"%b: %b\r\n" % pair for pair in self._raw_headers())
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method.encode(), self.target.encode(), fields)
 
     def _raw_headers(self) -> list[tuple[bytes, bytes]]:
         raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in self.headers]
@@ -128,6 +128,62 @@ HANDSHAKE: Final = (
 """What a client's handshake says (RFC 6455, section 4.1)."""
 
 
+class ClientSide(Protocol):
+    """A connection, as its client and the test have it.
+
+    Attributes:
+        window: bytes that the "socket" takes before a write waits for the reader.
+        wanted: bytes that a reader who has stopped still asks for; they come through any window.
+    """
+
+    window: float
+    wanted: int
+
+    @property
+    def closed(self) -> bool:
+        """The server has closed its side; what it has written can still be read."""
+        raise NotImplementedError
+
+    @property
+    def gone(self) -> bool:
+        """Nobody reads any more."""
+        raise NotImplementedError
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was written that nobody has read."""
+        raise NotImplementedError
+
+    @property
+    def write_waits(self) -> bool:
+        """Whether the application waits for the reader."""
+        raise NotImplementedError
+
+    def begin(self, head: bytes, body: bytes | None) -> None:
+        """Send a request; a body that is `None` follows in pieces."""
+        raise NotImplementedError
+
+    def feed(self, events: Iterable[Message | Hangup]) -> None:
+        """Let a WebSocket's frames, or the client's leaving, arrive at the server."""
+        raise NotImplementedError
+
+    def feed_body(self, data: bytes, *, more: bool) -> None:
+        """Let a piece of the request's body arrive."""
+        raise NotImplementedError
+
+    def lose_reader(self, how: Hangup = "reset") -> None:
+        """Nobody will read what is written; a stuck write ends."""
+        raise NotImplementedError
+
+    def make_room(self) -> None:
+        """The client has read, or the window is another one."""
+        raise NotImplementedError
+
+    def read(self, most: float) -> Iterable[Sight]:
+        """Read so many bytes at most; gives what the client sees."""
+        raise NotImplementedError
+
+
 class Exchange:
     """A request, its response as far as the client has read it, and the handler behind it.
 
@@ -161,10 +217,7 @@ class Exchange:
         self._events: list[ServerSentEvent] = []
         self.dispatched: list[ServerSentEvent] = []  # all of them, also those taken out of `events`
         self._retry: int | None = None
-        make = FakeWebSocketConnection if request.is_websocket else FakeConnection
-        self.connection: FakeConnection = make(
-            name, request.method, world.journal.note, self._arrived, world.going_down
-        )
+        self.connection: ClientSide = world.connect(name, request, self._arrived)
         self.observed: Observed | None = None  # the handler, as soon as there is one
 
     def __repr__(self) -> str:
@@ -229,8 +282,7 @@ class Exchange:
     def _send_body(self, data: str | bytes, *, more: bool) -> None:
         body = data.encode() if isinstance(data, str) else data
         self._note("sends" if more else "sends last", body)
-        chunk_head = len(b"%x\r\n" % len(body))
-        self.connection.feed_body(body, after=chunk_head, more=more)
+        self.connection.feed_body(body, more=more)
 
     def _disconnect(self, how: Disconnect = "clean") -> None:
         if how not in ("clean", "abrupt", "half", "vanish"):
@@ -246,7 +298,7 @@ class Exchange:
             self.connection.window = min(self.connection.window, 65536)  # what kernels buffer
             return
         # A kernel resets a connection that is closed with something unread.
-        reset = how == "abrupt" or (how == "clean" and bool(self.connection.unread))
+        reset = how == "abrupt" or (how == "clean" and self.connection.has_unread)
         if how != "half":
             self.connection.lose_reader("reset" if reset else "end")
             self._stop_reading()
@@ -264,23 +316,9 @@ class Exchange:
     def _arrived(self) -> None:
         """Read what may be read."""
         connection = self.connection
-        read = 0
-        while connection.unread and (
-            self._reading or connection.wanted or not connection.unread[0].size
-        ):
-            piece = connection.unread[0]
-            size = piece.taken - piece.read
-            if not self._reading:
-                size = min(size, connection.wanted)
-                connection.wanted -= size
-            self._take(piece, size)
-            read += size
-            if piece.read < piece.taken or (piece.read < piece.size and not connection.closed):
-                break
-            connection.unread.popleft()
-        if read:
-            connection.make_room()
-        all_read = not connection.unread and not connection.gone
+        for what, value in connection.read(math.inf if self._reading else connection.wanted):
+            self._take(what, value)
+        all_read = not (connection.has_unread or connection.gone)
         if all_read and connection.closed and (self._reading or connection.wanted):
             self._end("cut")
 
@@ -289,34 +327,30 @@ class Exchange:
             self._eof = how
             self._see("eof", how)
 
-    def _take(self, piece: Piece, size: int) -> None:
-        start = max(0, piece.read - piece.before)
-        piece.read += size
-        stop = min(piece.payload, max(0, piece.read - piece.before))
-        if piece.kind == "head" and piece.read == piece.size:
-            self._status, pairs = piece.value
+    def _take(self, what: str, value: Any) -> None:
+        if what == "head":
+            self._status, pairs = value
             self._headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in pairs}
-            self._see("head", piece.value)
+            self._see("head", value)
             self._length = self._find_length()
             if self._status == 101:
                 self.connection.feed(self._held)
-        elif piece.kind in ("message", "close"):
-            if piece.read == piece.size:
-                self._take_frame(piece)
-        elif piece.kind == "body" and stop > start:
-            self._take_body(piece.value[start:stop])
-        if len(self.body) == self._length or (piece.kind == "end" and piece.read == piece.size):
+        elif what == "message":
+            self._see("message", value)
+            self.messages.append(value)
+        elif what == "close":
+            self._take_close(value)
+        elif what == "body":
+            self._take_body(value)
+        if what == "end" or len(self.body) == self._length:
             self._end("end")
 
-    def _take_frame(self, piece: Piece) -> None:
-        self._see(piece.kind, piece.value)
-        if piece.kind == "message":
-            self.messages.append(piece.value)
-            return
-        self._closed_with = piece.value
+    def _take_close(self, value: tuple[int | None, str]) -> None:
+        self._see("close", value)
+        self._closed_with = value
         self._end("end")
         if self.answers_close and not self._left:
-            self.connection.feed([{"type": "close", "code": piece.value[0], "reason": ""}])
+            self.connection.feed([{"type": "close", "code": value[0], "reason": ""}])
 
     def _find_length(self) -> int | None:
         """The body's length, if its head tells (RFC 9112, section 6.3)."""

@@ -26,9 +26,11 @@ from ._exchange import Disconnect, Exchange, Request
 from ._journal import Journal
 from ._schedule import Policy, Schedule, scheduled_by
 from ._world import (
+    Worker,
     World,
     bare_error,
     check_step,
+    check_worker,
     event_stream_headers,
     make_handshake,
     make_request,
@@ -57,6 +59,7 @@ class FakeClients(VirtualClock):
         schedule: Policy = "spawn order",
         hub: Hub | None = None,
         notice: bool = True,
+        worker: Worker = "trioloop",
     ) -> AbstractAsyncContextManager[FakeClient]:
         """Start an application and give its client.
 
@@ -65,28 +68,34 @@ class FakeClients(VirtualClock):
             seed: of the hub's random source.
             schedule: which runnable task goes first.
             hub: the application's hub, when it is not its attribute.
-            notice: whether the server tells of a shutdown.
+            notice: whether the server tells of a shutdown; the stock worker alone does not.
+            worker: who serves, see `Simulation`.
 
         Raises:
             TypeError: the application has no hub.
+            ValueError: there is no such worker.
             RuntimeError: the run has another clock, or the application did not start.
         """
-        return self._run(app, seed, schedule, hub, notice=notice)
+        now = self.current_time
+        check_worker(worker, notice=notice)
+
+        def make() -> World:
+            return World(app, now, seed=seed, hub=hub, notice=notice, worker=worker)
+
+        return self._run(make, schedule)
 
     @asynccontextmanager
-    async def _run(
-        self, app: ASGIApp, seed: int, schedule: Policy, hub: Hub | None, *, notice: bool
-    ) -> AsyncGenerator[FakeClient]:
+    async def _run(self, make: Callable[[], World], schedule: Policy) -> AsyncGenerator[FakeClient]:
         if trio.lowlevel.current_clock() is not self:
             raise RuntimeError(
                 "this run has another clock: let pytest-trio run the test with the fake_client"
                 " fixture, or call trio.run(..., clock=clients)"
             )
-        world = World(app, self.current_time, seed=seed, hub=hub, notice=notice)
+        world = make()
         with scheduled_by(Schedule(schedule)), bare_errors():
             async with trio.open_nursery() as nursery:
                 client = FakeClient(world, self, nursery)
-                nursery.start_soon(world.run_lifespan, name="lifespan")
+                await world.start(nursery)
                 await client.settle()
                 try:
                     world.check_lifespan()
@@ -204,8 +213,7 @@ class FakeClient:
 
     async def _begin(self, request: Request) -> FakeExchange:
         exchange = FakeExchange(self._world, request, self)
-        self._world.add(exchange)
-        self._nursery.start_soon(self._world.serve, exchange, name=exchange.name)
+        self._world.begin(exchange, self._nursery)
         await self.settle()
         return exchange
 

@@ -126,6 +126,7 @@ class Judge:
                 observed.name,
                 observed.client,
                 notice=self._world.gives_notice,
+                patience=self._world.patience,
             )
             self._acceptors[observed.name] = acceptor
             self._clients[observed.client] = acceptor
@@ -155,6 +156,8 @@ class Judge:
         acceptor = self._clients.get(exchange.name)
         if acceptor is None or acceptor.reason is None or not exchange.reads_everything:
             return
+        if acceptor.may_be_given_up():
+            return  # perhaps behind the handler's end
         reason = acceptor.reason
         complete, cut = exchange.complete, exchange.aborted
         if exchange.accepted and type(reason) in CLOSE_CODES:

@@ -69,6 +69,7 @@ TOLD_OF_THE_TEST = frozenset(("lags", "shuts down", "ends the run"))
 
 UNABLE = {
     "body": 0.0,
+    "bytes": 0.0,
     "end": KEEP_ALIVE,
     "head": math.inf,
     "message": UNHEARD_SECONDS,
@@ -129,10 +130,17 @@ class Acceptor:
         who: the handler's name in the journal.
         client: its client's name.
         notice: whether the server tells of its shutdown.
+        patience: seconds for which the server waits for a client that takes nothing.
     """
 
     def __init__(  # noqa: PLR0915 - one line for each thing to remember
-        self, handler: Handler[Any], who: str, client: str, *, notice: bool = False
+        self,
+        handler: Handler[Any],
+        who: str,
+        client: str,
+        *,
+        notice: bool = False,
+        patience: float = math.inf,
     ) -> None:
         self.who = who
         self.client = client
@@ -141,6 +149,7 @@ class Acceptor:
         self.terminate_timeout = handler.terminate_timeout
         self.slack = handler.terminate_timeout if _hears_errors(handler) else 0.0
         self.notice = notice
+        self.servers_patience = patience
         self.limit = handler.mailbox_size
         self.policy = handler.overflow
         self.waiting: deque[Any] = deque()  # accepted, not started
@@ -186,6 +195,8 @@ class Acceptor:
         self.is_websocket = isinstance(handler, WebSocketHandler)
         self.unreceived: deque[str | bytes] = deque()  # what the client has sent on a WebSocket
         self.stalled = False  # its client does not read
+        self.stalled_at = math.inf
+        self.longest_stall = 0.0  # seconds for which it did not, as far as they are over
         self.paused = False  # the handler does not want it now
         self.received_at = -math.inf  # when a `receive` has returned last
         self.expected_messages: list[str | bytes] = []
@@ -221,7 +232,9 @@ class Acceptor:
 
     def _follow_client(self, entry: Entry) -> None:
         match entry.what:
-            case "disconnects" | "closes" if entry.detail != "vanish":
+            case "disconnects" if entry.detail == "vanish":
+                self.stalled_at = min(self.stalled_at, entry.time)
+            case "disconnects" | "closes":
                 self.gone = True
                 # What the client has sent before hides it, until its turn has come; so does our
                 # answer to its close frame, until it can be written.
@@ -229,6 +242,8 @@ class Acceptor:
                 self.gone_at = math.inf if self.unreceived or stuck else entry.time
             case "stalls" | "resumes":
                 self.stalled = entry.what == "stalls"
+                since, self.stalled_at = self.stalled_at, entry.time if self.stalled else math.inf
+                self.longest_stall = max(self.longest_stall, entry.time - since)
                 if self.gone and not (self.stalled or self.unreceived):
                     self.gone_at = min(self.gone_at, entry.time)
             case "sends data":
@@ -582,6 +597,11 @@ class Acceptor:
                 self.told_at,
             )
 
+    def may_be_given_up(self) -> bool:
+        """Whether its client has not read for so long that the server does not wait any more."""
+        stall = max(self.longest_stall, self._time - self.stalled_at)
+        return stall >= self.servers_patience
+
     @property
     def is_over(self) -> bool:
         """Whether the handler has ended, and nobody waits for it."""
@@ -772,7 +792,7 @@ def _failed_truly(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:
     waited = acceptor.unblocked_at == acceptor._time or (  # noqa: SLF001 - one thing in two parts
         since is not None and acceptor._time >= since + acceptor.send_timeout  # noqa: SLF001
     )
-    return waited, "no write has waited that long"
+    return waited or acceptor.may_be_given_up(), "no write has waited that long"
 
 
 def _stopped_truly(acceptor: Acceptor, _reason: Any) -> tuple[bool, str]:

@@ -55,6 +55,7 @@ from ._schedule import Plan, Policy
 from ._simulation import SimulatedExchange, Simulation
 from ._stateful import check_invariants, exchange_rules, invariants_of
 from ._timeline import timeline
+from ._world import Worker
 
 GRID: Final = 8
 """Durations are drawn in eighths of a second: sums stay exact in floats, so ties are real."""
@@ -167,7 +168,8 @@ class HandlerMachine(RuleBasedStateMachine):
         websocket: whether clients open WebSockets; by default when ``handler`` is a class of them.
         data: a strategy of what WebSocket clients send.
         options: overrides for the route.
-        notice: whether the server tells of a shutdown, as ``trioloop serve`` does.
+        worker: who serves, see `Simulation`.
+        notice: whether the stock worker tells of a shutdown.
         reached: counts, over all examples of the class, which endings were reached.
         sim: the simulation of this example.
         clients: the exchanges of this example, in the order of their requests.
@@ -184,6 +186,7 @@ class HandlerMachine(RuleBasedStateMachine):
     data: ClassVar[st.SearchStrategy[Any]] = st.text(max_size=8) | st.binary(max_size=8)
     options: ClassVar[Mapping[str, Any]] = {}
     notice: ClassVar[bool] = True
+    worker: ClassVar[Worker] = "trioloop"
     reached: ClassVar[Counter[Reached]]
 
     sim: Simulation
@@ -258,7 +261,14 @@ class HandlerMachine(RuleBasedStateMachine):
         """
         self._grace = grace
         app = type(self).make_app()
-        self.sim = Simulation(app, seed=seed, schedule=schedule, notice=self.notice, laws=True)
+        self.sim = Simulation(
+            app,
+            seed=seed,
+            schedule=schedule,
+            notice=self.notice,
+            laws=True,
+            worker=self.worker,
+        )
         self.sim.__enter__()
         self._running = True
         logger.addFilter(is_news)
@@ -659,7 +669,7 @@ def _is_importable(cls: type) -> bool:
 def definition_of(cls: type[HandlerMachine], source: _Source) -> list[str]:
     """The class statement of a machine that nobody has written, such as `check_handler`'s."""
     lines = [f"class {cls.__name__}({source.name_of(HandlerMachine, 'trioloop.testing')}):"]
-    for name in ("handler", "app", "path", "method", "websocket", "notice", "options"):
+    for name in ("handler", "app", "path", "method", "websocket", "notice", "worker", "options"):
         value: Any = getattr(cls, name)
         if value != getattr(HandlerMachine, name):
             lines.append(f"    {name} = {_write_attribute(value, source)}")

@@ -21,6 +21,14 @@ import trio
 
 _trio_run: Any = getattr(getattr(trio, "_core", None), "_run", None)
 
+_FIXED = (
+    "<",
+    "trioloop.testing.",
+    *(f"trioloop.server._{module}." for module in ("deadlines", "turns", "worker")),
+)
+"""How the names of tasks begin that have nothing to do with the application: those of Trio, of the kit
+and of the server."""
+
 AVAILABLE: bool = all(
     hasattr(_trio_run, name) for name in ("_r", "_ALLOW_DETERMINISTIC_SCHEDULING")
 )
@@ -77,9 +85,9 @@ class Schedule:
         batch.reverse()
         if len(batch) < 2 or self.policy == "spawn order":
             return
-        places = [index for index, task in enumerate(batch) if not task.name.startswith("<")]
+        places = [index for index, task in enumerate(batch) if not task.name.startswith(_FIXED)]
         if len(places) < 2:
-            return  # Trio's own tasks keep their places
+            return  # the others keep their places
         self._batches += 1
         order = self._order(len(places))
         if order == tuple(range(len(places))):

@@ -36,6 +36,7 @@ from ._observer import Observed
 from ._schedule import Policy, Schedule, scheduled_by
 from ._timeline import timeline
 from ._world import (
+    Worker,
     World,
     bare_error,
     check_step,
@@ -80,12 +81,15 @@ class Simulation:
             recorded plan.
         hub: the application's hub, when it is not its attribute.
         notice: whether the server tells of a shutdown, as ``trioloop serve`` does; ``False`` is the
-            stock worker, which only cancels.
+            stock worker by itself, which only cancels.
         laws: whether the laws of the machine are checked after every step; a broken one is
             a `LawBroken`. Callbacks have to let Trio cancel them, or law 8 will not hold.
+        worker: who serves: ``"trioloop"``, the connections of ``trioloop serve`` themselves, on
+            sockets in memory; or ``"stock"``, a model of Hypercorn's own Trio worker.
 
     Raises:
         TypeError: the application has no hub.
+        ValueError: there is no such worker.
         SimulationError: a simulation is running already, or the application did not start.
 
     Attributes:
@@ -96,7 +100,7 @@ class Simulation:
         made_at: file and line.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each can be left out
         self,
         app: ASGIApp,
         *,
@@ -105,10 +109,12 @@ class Simulation:
         hub: Hub | None = None,
         notice: bool = True,
         laws: bool = False,
+        worker: Worker = "trioloop",
     ) -> None:
         self._clock = VirtualClock(threadless=True)
         self.schedule: Schedule = Schedule(schedule)
-        self._world = World(app, self._clock.current_time, seed=seed, hub=hub, notice=notice)
+        now = self._clock.current_time
+        self._world = World(app, now, seed=seed, hub=hub, notice=notice, worker=worker)
         self._judge = Judge(self._world) if laws else None
         self._steps: deque[Callable[[], object]] = deque()
         self._outcome: outcomes.Outcome[None] | None = None
@@ -195,7 +201,7 @@ class Simulation:
         limiter.acquire_on_behalf_of = self._refuse_thread
         async with trio.open_nursery() as self._nursery:
             await self._begun.wait()
-            self._nursery.start_soon(self._world.run_lifespan, name="lifespan")
+            await self._world.start(self._nursery)
             await trio.sleep_forever()
 
     def _done(self, outcome: outcomes.Outcome[None]) -> None:
@@ -308,7 +314,7 @@ class Simulation:
         self._nursery.cancel_scope.cancel()
 
     def _lose_readers(self) -> None:
-        self.stuck = sorted(task.name for task in self._nursery.child_tasks)
+        self.stuck = self._world.names_of(self._nursery.child_tasks)
         for exchange in self._world.exchanges:
             exchange.connection.lose_reader()
 
@@ -431,8 +437,7 @@ class Simulation:
     def _begin(self, request: Request) -> SimulatedExchange:
         self._must_run()
         exchange = SimulatedExchange(self._world, request, self)
-        self._world.add(exchange)
-        self._nursery.start_soon(self._world.serve, exchange, name=exchange.name)
+        self._world.begin(exchange, self._nursery)
         self.settle()
         return exchange
 

@@ -18,7 +18,8 @@ from typing import Any
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
-from ._connection import SERVER_HEADERS, FakeConnection, Hangup, Piece, UnexpectedMessage
+from ._client_wire import Hangup
+from ._connection import SERVER_HEADERS, FakeConnection, Piece, UnexpectedMessage
 
 HANDSHAKE_HEADERS = (
     (b"sec-websocket-accept", b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),

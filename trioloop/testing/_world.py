@@ -10,9 +10,9 @@ import json as json_module
 import logging
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast, get_args
 
 import trio
 from starlette.types import ASGIApp, Message, Scope
@@ -22,11 +22,22 @@ from .._core._machine import Machine
 from .._core._ref import HandlerRef
 from .._web._hub import Hub
 from .._web._serving import SHUTDOWN_NOTICE
-from ._exchange import Exchange, Reconnection, Request, reconnection
+from ._connection import FakeConnection
+from ._exchange import ClientSide, Exchange, Reconnection, Request, reconnection
 from ._journal import Journal
 from ._observer import Observed, acts_for_the_application
+from ._websocket_connection import FakeWebSocketConnection
+
+if TYPE_CHECKING:
+    from ._own_worker import OwnWorker
 
 _LOGGER: Final = logging.getLogger("trioloop")
+
+Worker: TypeAlias = Literal["trioloop", "stock"]
+"""Whose connections serve, as for ``trioloop serve --worker``."""
+
+_SERVER: Final = "<server>"
+"""The task of trioloop's own worker."""
 
 _served: ContextVar[Exchange] = ContextVar("_served")
 """The exchange for which the current task serves; tasks that it starts inherit it."""
@@ -40,8 +51,9 @@ class World:
         now: tells the virtual time.
         seed: of the hub's random source, so that jitter is the same every time.
         hub: the application's hub, when it hangs somewhere else.
-        notice: whether the server tells of a shutdown as ``trioloop serve`` does; the stock worker
-            only cancels.
+        notice: whether the stock worker tells of a shutdown, as under ``trioloop serve``; by itself
+            it only cancels.
+        worker: whose connections serve.
     """
 
     def __init__(
@@ -52,7 +64,9 @@ class World:
         seed: int,
         hub: Hub | None,
         notice: bool,
+        worker: Worker = "trioloop",
     ) -> None:
+        check_worker(worker, notice=notice)
         self.app = app
         self.now = now
         self.journal: Journal = Journal(now)
@@ -69,9 +83,21 @@ class World:
         self._stopped = trio.Event()
         self.going_down: trio.Event = trio.Event()
         self.gives_notice: bool = notice  # the server tells of its shutdown
+        self._own = _make_own(app, self.going_down) if worker == "trioloop" else None
+        self.patience: float = math.inf if self._own is None else self._own.patience
         self._calls: list[Exchange] = []
 
     # -- the application's life ------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """The server starts, and then the application."""
+        if self._own is not None:
+            await nursery.start(self._run_worker, self._own, name=_SERVER)
+        nursery.start_soon(self.run_lifespan, name="lifespan")
+
+    async def _run_worker(self, worker: OwnWorker, *, task_status: trio.TaskStatus[None]) -> None:
+        acts_for_the_application.set(True)
+        await worker.run(task_status)
 
     async def run_lifespan(self) -> None:
         """The server's side of the lifespan protocol, as Hypercorn speaks it."""
@@ -135,7 +161,15 @@ class World:
         """The grace is over: the server cancels what is left."""
         for exchange in self._calls:
             self.journal.note(exchange.name, "is cancelled")
-            exchange.connection.cancel()
+            if isinstance(exchange.connection, FakeConnection):
+                exchange.connection.cancel()
+        if self._own is not None:
+            self._own.cancel()
+
+    def names_of(self, tasks: Iterable[trio.lowlevel.Task]) -> list[str]:
+        """Who is behind these tasks of the run: the server's own stands for its clients."""
+        served = [exchange.name for exchange in self._calls]
+        return sorted({*served, *(task.name for task in tasks if task.name != _SERVER)})
 
     def stop(self) -> None:
         """The server ends the lifespan."""
@@ -147,24 +181,38 @@ class World:
         """The next client's."""
         return f"client {len(self.exchanges) + 1}"
 
-    def add(self, exchange: Exchange) -> None:
-        """A client sends a request; `serve` has to be started for it."""
+    def connect(self, name: str, request: Request, arrived: Callable[[], None]) -> ClientSide:
+        """A connection for one request."""
+        if self._own is not None:
+            return self._own.connect(name, request.method, self.journal.note, arrived)
+        make = FakeWebSocketConnection if request.is_websocket else FakeConnection
+        return make(name, request.method, self.journal.note, arrived, self.going_down)
+
+    def begin(self, exchange: Exchange, nursery: trio.Nursery) -> None:
+        """A client sends a request."""
         request = exchange.request
         self.exchanges.append(exchange)
         self.journal.note(exchange.name, "asks", request)
-        if request.body is not None:
-            exchange.connection.feed_body(request.body, after=request.head_size, more=False)
+        exchange.connection.begin(request.head, request.body)
+        if self._own is not None:
+            nursery = self._own.nursery
+        nursery.start_soon(self._serve, exchange, name=exchange.name)
 
-    async def serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange) -> None:
         """The server's side of one request."""
-        scope = exchange.request.scope(self.app)
-        if self.gives_notice:  # always the same function: the hub waits once for all requests
-            scope["extensions"][SHUTDOWN_NOTICE] = {"wait": self.going_down.wait}
         acts_for_the_application.set(True)
         _served.set(exchange)
         self._calls.append(exchange)
+        connection = exchange.connection
         try:
-            await exchange.connection.run(self.app, scope)
+            if isinstance(connection, FakeConnection):
+                scope = exchange.request.scope(self.app)
+                if self.gives_notice:  # always the same function: the hub waits once for all
+                    scope["extensions"][SHUTDOWN_NOTICE] = {"wait": self.going_down.wait}
+                await connection.run(self.app, scope)
+            else:
+                assert self._own is not None
+                await self._own.serve(connection)
         finally:
             self._calls.remove(exchange)
 
@@ -227,6 +275,12 @@ class World:
                 observed.note("dead letter", message)
 
 
+def _make_own(app: ASGIApp, notice: trio.Event) -> OwnWorker:
+    from ._own_worker import OwnWorker  # it imports all of Hypercorn
+
+    return OwnWorker(app, notice)
+
+
 class _Hooks:
     """The hub's hooks, borrowed for the length of a run."""
 
@@ -276,6 +330,18 @@ def check_step(seconds: float) -> None:
     """
     if not 0 <= seconds < math.inf:
         raise ValueError(f"time moves forward by some seconds, not by {seconds!r}")
+
+
+def check_worker(worker: str, *, notice: bool) -> None:
+    """Refuse a worker that there is not.
+
+    Raises:
+        ValueError: it is none, or it always tells of its shutdown.
+    """
+    if worker not in get_args(Worker):
+        raise ValueError(f"worker= is 'trioloop' or 'stock', not {worker!r}")
+    if worker == "trioloop" and not notice:
+        raise ValueError("notice=False is for worker='stock': trioloop's own always tells")
 
 
 def find_hub(app: Any) -> Hub:

@@ -1,0 +1,270 @@
+"""The worker of ``trioloop serve`` itself, over sockets in memory.
+
+Laws of this file:
+
+* Nothing of the server is modelled: its connections, its transport and its writes at the end of a
+  turn are those that it has in production; only sockets, epoll and the clock are others.
+* Each request has a connection of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final, cast
+
+import trio
+from hypercorn.config import Config
+from starlette.types import ASGIApp, Message
+
+from ..server._connection import Connection
+from ..server._epoll_transport import EpollTransport
+from ..server._scope import Surroundings
+from ..server._settings import Settings
+from ..server._worker import Worker
+from ._client_wire import Hangup, ResponseReader, Sight, frame_of
+from ._exchange import ClientSide
+from ._network import MemoryNews, MemorySocket
+
+_CONFIG: Final = Config()
+_CONFIG.errorlog = _CONFIG.accesslog = None
+_CONFIG.keep_alive_max_requests = 1
+_CONFIG.keep_alive_timeout = math.inf  # a client asks as soon as it has connected
+
+_current: ContextVar[OwnConnection] = ContextVar("_current")
+"""Whose request is served by this task."""
+
+
+class OwnWorker:
+    """One worker.
+
+    Args:
+        app: the application.
+        notice: set when the server begins to drain.
+
+    Attributes:
+        patience: seconds for which a client may take nothing.
+    """
+
+    patience: Final = Settings().send_timeout
+
+    def __init__(self, app: ASGIApp, notice: trio.Event) -> None:
+        self._app = app
+        self._notice = notice
+        self._news = MemoryNews()
+        self._worker: Worker | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Serve, until cancelled.
+
+        Args:
+            task_status: told when whatever belongs to the server waits for clients.
+        """
+        async with trio.open_nursery() as nursery:
+            worker = Worker(self._call, _CONFIG, nursery, self._notice, self._news)
+            nursery.start_soon(worker.run)
+            async with trio.open_nursery() as self._nursery:
+                worker.cancellation.happens_with(self._nursery)
+                self._worker = worker
+                self._around = Surroundings(
+                    tls=False,
+                    client=("127.0.0.1", 50000),
+                    server=("127.0.0.1", 8000),
+                    root_path="",
+                    state={},
+                    wait_for_shutdown=worker.wait_for_shutdown(),
+                )
+                for _ in range(2):  # until its tasks have started theirs
+                    await trio.lowlevel.checkpoint()
+                task_status.started()
+                await trio.sleep_forever()
+
+    async def _call(self, scope: Any, receive: Any, send: Any) -> None:
+        connection = _current.get()
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            connection.failed(error)
+            raise
+        finally:
+            connection.returned = True
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """Where connections are served."""
+        assert self._nursery is not None
+        return self._nursery
+
+    def cancel(self) -> None:
+        """The grace is over."""
+        self.nursery.cancel_scope.cancel()
+
+    def connect(
+        self, name: str, method: str, note: Callable[..., None], arrived: Callable[[], None]
+    ) -> OwnConnection:
+        """A client connects; see `OwnConnection`."""
+        return OwnConnection(name, method, note, MemorySocket(self._news, arrived))
+
+    async def serve(self, connection: ClientSide) -> None:
+        """Serve one connection, from its beginning to its end."""
+        assert isinstance(connection, OwnConnection)
+        worker = self._worker
+        assert worker is not None
+        assert worker.readiness is not None
+        _current.set(connection)
+        transport = EpollTransport(cast("socket.socket", connection.socket), worker.readiness)
+        served = _Connection(worker, transport, self._around)
+        served.client = connection
+        worker.connections.add(served)
+        try:
+            await served.run()
+        finally:
+            worker.connections.discard(served)
+
+
+class _Connection(Connection):
+    """A connection that tells when its application has to wait for the client."""
+
+    __slots__ = ("client",)
+
+    client: OwnConnection
+
+    async def write_slowly(self, data: bytes) -> None:
+        if not data:  # nobody but the server waits
+            await super().write_slowly(data)
+            return
+        with self.client.waiting():
+            await super().write_slowly(data)
+
+
+class OwnConnection:
+    """One connection, as its client has it; see `FakeConnection`.
+
+    Args:
+        name: for the journal.
+        method: the request's method.
+        note: writes the journal.
+        sock: the server's end.
+    """
+
+    def __init__(
+        self, name: str, method: str, note: Callable[..., None], sock: MemorySocket
+    ) -> None:
+        self.name = name
+        self.socket = sock
+        self.returned: bool = False
+        self.error: BaseException | None = None
+        self._note = note
+        self._reader = ResponseReader(method)
+        self._waits = 0
+
+    # -- what the faces know ---------------------------------------------------------------------
+
+    @property
+    def window(self) -> float:
+        """Bytes that the socket takes before a write waits for the reader."""
+        return self.socket.window
+
+    @window.setter
+    def window(self, size: float) -> None:
+        self.socket.window = size
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that a reader who has stopped still asks for."""
+        return self.socket.wanted
+
+    @wanted.setter
+    def wanted(self, size: int) -> None:
+        self.socket.wanted = size
+
+    @property
+    def closed(self) -> bool:
+        """The server has closed its side."""
+        return self.socket.closed
+
+    @property
+    def gone(self) -> bool:
+        """Nobody reads any more."""
+        return self.socket.gone
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was written that nobody has read."""
+        return bool(self.socket.unread)
+
+    @property
+    def write_waits(self) -> bool:
+        """Whether the application waits for the reader."""
+        return self._waits > 0
+
+    # -- the server's side -----------------------------------------------------------------------
+
+    def failed(self, error: Exception) -> None:
+        """The application has raised."""
+        self.error = error
+        self._note(self.name, "application raised", error)
+
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        """The application waits for the client."""
+        self._waits += 1
+        if self._waits == 1:
+            self._note(self.name, "write waits", "bytes")
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if not self._waits:
+                self._note(self.name, "write done")
+
+    # -- the client's side -----------------------------------------------------------------------
+
+    def begin(self, head: bytes, body: bytes | None) -> None:
+        """Send a request.
+
+        Args:
+            head: of the request.
+            body: all of it; `None` when it follows in chunks.
+        """
+        self.socket.arrive(head + (body or b""))
+
+    def feed(self, events: Iterable[Message | Hangup]) -> None:
+        """Let something arrive at the server's socket."""
+        for event in events:
+            if isinstance(event, str):
+                self.socket.hang_up(event)
+            else:
+                self.socket.arrive(frame_of(event))
+
+    def feed_body(self, data: bytes, *, more: bool) -> None:
+        """Let bytes of the request's body arrive."""
+        sent = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+        self.socket.arrive(sent if more else sent + b"0\r\n\r\n")
+
+    def lose_reader(self, how: Hangup = "reset") -> None:
+        """Nobody will read what is written; a stuck write ends."""
+        self.socket.lose_reader()
+        if how == "reset":
+            self.socket.hang_up(how)
+
+    def make_room(self) -> None:
+        """The client has read, or the window is another one."""
+        self.socket.make_room()
+
+    def read(self, most: float) -> Generator[Sight]:
+        """Read so many bytes at most; gives what the client sees."""
+        data = self.socket.take(most)
+        if data:
+            if most < math.inf:
+                self.socket.wanted -= len(data)
+            for what, value in self._reader.feed(data):
+                if what == "ping":
+                    self.feed([{"type": "pong", "bytes": value}])
+                else:
+                    yield what, value
+            self.socket.make_room()
