@@ -136,7 +136,7 @@ async def _serve_until_signal(
             # Here and not below: that is some turns later, and the first request may end the process.
             signals.serving = True
             if on_listening is not None:
-                on_listening(binds)
+                on_listening(binds or [])
             starting.cancel_scope.cancel()
         if binds is None:
             # None: the supervisor has closed the pipe, which is no failure of this worker.

@@ -4,7 +4,6 @@ import zlib
 
 import pytest
 import trio
-import trio.testing
 from support.asgi import (
     echo,
     logged,

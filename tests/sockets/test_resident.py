@@ -9,6 +9,7 @@ import gc
 import math
 import weakref
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -778,7 +779,7 @@ async def test_what_belonged_to_a_handler_does_not_wait_for_the_collector(
     """However many come and go: what they leave is freed where they end."""
     alive = []
 
-    base = WebSocketHandler if kind == "websocket" else obedient(kind, Watch())
+    base: Any = WebSocketHandler if kind == "websocket" else obedient(kind, Watch())
 
     class Kept(base):
         def init(self, request):

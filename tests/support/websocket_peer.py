@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .sockets import Client, connected, request_bytes
 
@@ -118,8 +118,8 @@ class RawWebSocket:
     async def send(self, *frames: bytes) -> None:
         await self.connection.send(b"".join(frames))
 
-    async def next(self) -> Frame | None:
-        """The next frame; `None` when the connection has ended."""
+    async def next(self) -> Any:
+        """The next `Frame`; `None` when the connection has ended."""
         while True:
             found = _split(self._buffer)
             if found is not None:

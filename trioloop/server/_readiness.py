@@ -54,19 +54,19 @@ class Watcher(Protocol):
 class News(Protocol):
     """Where news of sockets come from: epoll(7), or what stands for it."""
 
-    def register(self, number: int, events: int) -> None:
+    def register(self, number: int, events: int, /) -> None:
         """Tell of such events of a descriptor, once each time that they become true."""
         raise NotImplementedError
 
-    def modify(self, number: int, events: int) -> None:
+    def modify(self, number: int, events: int, /) -> None:
         """Tell of other events, and of what is true already."""
         raise NotImplementedError
 
-    def unregister(self, number: int) -> None:
+    def unregister(self, number: int, /) -> None:
         """Tell nothing more of it."""
         raise NotImplementedError
 
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+    def poll(self, timeout: float, most: int, /) -> list[tuple[int, int]]:
         """What is new: descriptors and events."""
         raise NotImplementedError
 

@@ -29,25 +29,28 @@ class MemorySocket:
     Args:
         network: tells its news.
         wrote: called when there is something for the client to read.
+        capacity: says how many unread bytes it may hold.
 
     Attributes:
-        window: bytes that it takes before a write waits for the client to read.
-        wanted: bytes that a client who has stopped reading still asks for, whatever the window is.
         unread: what was written and not read.
         closed: the server has closed it; what it has written can still be read.
         gone: nobody reads any more.
     """
 
-    def __init__(self, network: MemoryNews, wrote: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        network: MemoryNews,
+        wrote: Callable[[], object],
+        capacity: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self._network = network
         self._wrote = wrote
+        self._capacity = capacity
         self._number = network.number(self)
         self._incoming = bytearray()
         self._ended = False  # the client sends nothing more
         self._reset = False
         self._told = False  # ... and the server knows
-        self.window: float = math.inf
-        self.wanted: int = 0
         self.unread: bytearray = bytearray()
         self.closed: bool = False
         self.gone: bool = False
@@ -89,7 +92,7 @@ class MemorySocket:
     # -- the server's end ------------------------------------------------------------------------
 
     def _room(self) -> float:
-        return math.inf if self.gone else self.window + self.wanted - len(self.unread)
+        return math.inf if self.gone else self._capacity() - len(self.unread)
 
     @property
     def events(self) -> int:

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final, cast
 
 import trio
@@ -107,7 +108,7 @@ class OwnWorker:
         self, name: str, method: str, note: Callable[..., None], arrived: Callable[[], None]
     ) -> OwnConnection:
         """A client connects; see `OwnConnection`."""
-        return OwnConnection(name, method, note, MemorySocket(self._news, arrived))
+        return OwnConnection(name, method, note, partial(MemorySocket, self._news, arrived))
 
     async def serve(self, connection: ClientSide) -> None:
         """Serve one connection, from its beginning to its end."""
@@ -148,14 +149,20 @@ class OwnConnection:
         name: for the journal.
         method: the request's method.
         note: writes the journal.
-        sock: the server's end.
+        open_socket: makes the server's end, of what says how much it may hold.
     """
 
     def __init__(
-        self, name: str, method: str, note: Callable[..., None], sock: MemorySocket
+        self,
+        name: str,
+        method: str,
+        note: Callable[..., None],
+        open_socket: Callable[[Callable[[], float]], MemorySocket],
     ) -> None:
         self.name = name
-        self.socket = sock
+        self.window: float = math.inf
+        self.wanted: int = 0
+        self.socket: MemorySocket = open_socket(lambda: self.window + self.wanted)
         self.returned: bool = False
         self.error: BaseException | None = None
         self._note = note
@@ -163,24 +170,6 @@ class OwnConnection:
         self._waits = 0
 
     # -- what the faces know ---------------------------------------------------------------------
-
-    @property
-    def window(self) -> float:
-        """Bytes that the socket takes before a write waits for the reader."""
-        return self.socket.window
-
-    @window.setter
-    def window(self, size: float) -> None:
-        self.socket.window = size
-
-    @property
-    def wanted(self) -> int:
-        """Bytes that a reader who has stopped still asks for."""
-        return self.socket.wanted
-
-    @wanted.setter
-    def wanted(self, size: int) -> None:
-        self.socket.wanted = size
 
     @property
     def closed(self) -> bool:
@@ -261,7 +250,7 @@ class OwnConnection:
         data = self.socket.take(most)
         if data:
             if most < math.inf:
-                self.socket.wanted -= len(data)
+                self.wanted -= len(data)
             for what, value in self._reader.feed(data):
                 if what == "ping":
                     self.feed([{"type": "pong", "bytes": value}])
