@@ -23,7 +23,6 @@ from trioloop import (
     Send,
     SendTimedOut,
     ServerSentEvent,
-    ShutDown,
     StartResponse,
     WebSocketHandler,
 )
@@ -238,45 +237,32 @@ def test_the_server_takes_one_write_for_a_client_that_reads_nothing(sim):
     assert [event.data for event in stream.events] == ["one", "two"]
 
 
-def test_a_handler_that_waits_hears_that_the_server_has_given_the_client_up(sim):
-    stream = sim.sse("/events")
-    stream.stall()
-    sim.ref(stream).send(ServerSentEvent("one"))
-    sim.advance(PATIENCE)
-    assert isinstance(stream.reason, Failed)
-    assert isinstance(stream.reason.error, SendTimedOut)
-    assert stream.reason.error.seconds == PATIENCE
-
-
-def test_so_does_one_whose_write_came_after_it(sim):
-    stream = sim.sse("/events")
-    stream.stall()
-    sim.ref(stream).send(ServerSentEvent("one"))
+def give_up(sim, exchange, *, then=lambda: None):
+    """A client takes nothing, from a first message on; something happens before it is given up."""
+    exchange.stall()
+    sim.ref(exchange).send(Send("one") if exchange.accepted else ServerSentEvent("one"))
     sim.advance(10)
-    sim.ref(stream).send(ServerSentEvent("two"))
+    then()
+    assert exchange.reason is None
     sim.advance(PATIENCE - 10)
-    assert isinstance(stream.reason, Failed)
-    assert isinstance(stream.reason.error, SendTimedOut)
+    assert isinstance(exchange.reason, Failed)
+    assert isinstance(exchange.reason.error, SendTimedOut)
+    assert exchange.reason.error.seconds == PATIENCE
 
 
-def test_so_does_one_that_is_saying_goodbye(sim):
+@pytest.mark.parametrize("kind", ["events", "websocket"])
+def test_a_handler_that_waits_hears_that_the_server_has_given_the_client_up(sim, kind):
+    give_up(sim, sim.sse("/events") if kind == "events" else sim.websocket("/echo"))
+
+
+def test_a_handler_whose_write_waits_hears_it_too(sim):
     stream = sim.sse("/events")
-    stream.stall()
-    sim.ref(stream).send(ServerSentEvent("one"))
-    sim.advance(10)
-    sim.ref(stream).stop()
-    assert stream.reason is None
-    sim.advance(PATIENCE - 10)
-    assert isinstance(stream.reason, Failed)
+    give_up(sim, stream, then=lambda: sim.ref(stream).send(ServerSentEvent("two")))
 
 
-def test_so_does_a_websocket(sim):
-    websocket = sim.websocket("/echo")
-    websocket.stall()
-    sim.ref(websocket).send(Send("one"))
-    sim.advance(PATIENCE)
-    assert isinstance(websocket.reason, Failed)
-    assert isinstance(websocket.reason.error, SendTimedOut)
+def test_a_handler_whose_farewell_waits_hears_it_too(sim):
+    stream = sim.sse("/events")
+    give_up(sim, stream, then=lambda: sim.ref(stream).stop())
 
 
 def test_what_was_returned_before_a_crash_is_read_before_the_cut(sim):
@@ -330,7 +316,8 @@ def test_an_ending_behind_a_message_that_was_too_large_tells_of_it(sim):
     websocket.burst("one", "two", "x" * 21)
     assert websocket.close_code == 1009
     sim.ref(websocket).stop()
-    assert websocket.reason == ShutDown() or isinstance(websocket.reason.error, MessageTooLarge)
+    assert isinstance(websocket.reason, Failed)
+    assert isinstance(websocket.reason.error, MessageTooLarge)
 
 
 def test_the_code_of_a_clients_close_is_told(sim):

@@ -24,7 +24,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.trio.statsd import StatsdLogger
 from hypercorn.trio.worker_context import WorkerContext
 
-from . import _readiness
+from . import _readiness, _websocket
 from ._accepting import serve_listeners
 from ._access import AccessLog
 from ._cancellation import Cancellation
@@ -113,7 +113,7 @@ class Worker:
         self.heads: Group[Connection] = self._clock.group(settings.request_timeout, expire)
         self.bodies: Group[Connection] = self._clock.group(settings.read_timeout, expire)
         self.pings: Group[WebSocket] = self._clock.group(settings.ping_interval, _beat)
-        self.pumps: Group[WebSocket] = self._clock.group(_pump_seconds(), _pump)
+        self.pumps: Group[WebSocket] = self._clock.group(_websocket.PUMP_SECONDS, _pump)
 
     async def run(self) -> None:
         """Look at the clock and write at the end of turns, until cancelled."""
@@ -282,12 +282,6 @@ def _beat(websocket: WebSocket) -> None:
 
 def _pump(websocket: WebSocket) -> None:
     websocket.pump()
-
-
-def _pump_seconds() -> float:
-    from ._websocket import PUMP_SECONDS
-
-    return PUMP_SECONDS
 
 
 async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
