@@ -307,6 +307,23 @@ def test_half_a_response_to_a_slow_client_is_cut_behind_its_overflow():
         assert (poll.body, poll.aborted) == (b"onetwo", True)
 
 
+def test_what_waits_for_a_client_that_is_given_up_behind_the_handlers_end_is_lost():
+    class Small(Events):
+        mailbox_size = 1
+
+    app = App()
+    app.route("/", Small)
+    with Simulation(app, laws=True) as simulation:
+        stream = simulation.sse("/")
+        stream.stall()
+        simulation.ref(stream).send(ServerSentEvent("one"))
+        simulation.ref(stream).burst(None, None)
+        assert isinstance(stream.reason, Overflowed)
+        simulation.advance(PATIENCE)
+        stream.resume()
+        assert (stream.events, stream.aborted) == ([], True)
+
+
 # -- clients that leave -----------------------------------------------------------------------------
 
 

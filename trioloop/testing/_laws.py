@@ -692,7 +692,7 @@ class Acceptor:
     def _wrote_all(self) -> bool:
         """Whether everything that was returned had to be written."""
         lost = isinstance(self.reason, (Crashed, Failed, Disconnected, ShutDown))
-        return not (lost or self.gone or self.cancelled)
+        return not (lost or self.gone or self.cancelled or self.may_be_given_up())
 
     def finish(self, index: int, now: float) -> None:
         """The run is over.
