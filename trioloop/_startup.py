@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import sys
 import traceback
 from contextlib import ExitStack, contextmanager
@@ -250,12 +251,18 @@ def pid_file(path: str | None) -> Generator[None, None, None]:
 def open_logs(config: Config) -> None:
     """Open the logs, which Hypercorn does at the first line that it logs.
 
+    The handlers' own log goes where the error log goes, unless the application has set it up.
+
     Raises:
         CannotServeError: A log file or a logging configuration cannot be used.
     """
     # First, as the worker does it: which logger it is depends on it.
     config.set_statsd_logger_class(StatsdLogger)
     try:
-        config.log  # noqa: B018  # a property that opens them
+        theirs: logging.Logger | None = getattr(config.log, "error_logger", None)  # it opens them
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CannotServeError(f"cannot open the logs: {error}") from error
+    ours = logging.getLogger("trioloop")
+    if theirs is not None and not ours.hasHandlers():  # nobody has said where they go
+        ours.handlers = theirs.handlers
+        ours.setLevel(theirs.level)

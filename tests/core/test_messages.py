@@ -163,6 +163,42 @@ async def test_send_from_thread_reaches_info_from_another_thread(autojump_clock)
         assert poll.handled == ["message"]
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda poll: poll.ref.send_nowait("wrong"),
+        lambda poll: poll.ref.notify("wrong"),
+        lambda poll: poll.ref.stop(),
+        lambda poll: poll.ref.resume(),
+        lambda poll: poll.hub.broadcast("polls", "wrong"),
+    ],
+    ids=["send_nowait", "notify", "stop", "resume", "broadcast"],
+)
+async def test_a_call_from_another_thread_is_refused_and_spoils_nothing(call):
+    poll = Poll(idle_timeout=math.inf)
+    async with serve() as client:
+        client.run(poll)
+        await settle()
+        poll.join("polls")
+        with pytest.raises(RuntimeError, match=r"another thread .*send_from_thread\(message\)"):
+            await trio.to_thread.run_sync(call, poll)
+        assert poll.hub.broadcast("polls", "right") == 1
+        await settle()
+        assert poll.handled == ["right"]
+
+
+async def test_a_thread_of_trios_can_broadcast_by_way_of_trio():
+    poll = Poll(idle_timeout=math.inf)
+    async with serve() as client:
+        client.run(poll)
+        await settle()
+        poll.join("polls")
+        reached = partial(trio.from_thread.run_sync, poll.hub.broadcast, "polls", "message")
+        assert await trio.to_thread.run_sync(reached) == 1
+        await settle()
+        assert poll.handled == ["message"]
+
+
 async def test_send_from_thread_works_in_trios_own_thread_too(autojump_clock):
     poll = Poll(idle_timeout=math.inf)  # the clock jumps while a thread works
     async with serve() as client:

@@ -139,6 +139,36 @@ async def test_requests_are_logged_to_stdout_when_asked_for(folder):
         await server.printed("<GET /logged 200>")
 
 
+HANDLER = """
+from trioloop import App, LoopHandler
+import logging
+
+app = App()
+
+@app.route("/")
+class Crash(LoopHandler):
+    def init(self, request):
+        logging.getLogger("trioloop").info("told at this level")
+        raise ArithmeticError("planted")
+"""
+
+
+async def test_what_becomes_of_handlers_is_logged_where_the_errors_are(tmp_path):
+    (tmp_path / "main.py").write_text(HANDLER)
+    async with server_process([*SERVE, "--log-level", "info", "main"], cwd=tmp_path) as server:
+        assert b"500" in await answer(server.port)
+        await server.printed(r"\[INFO\] told at this level")
+        await server.printed(r"\[ERROR\] <HandlerRef Crash .*> crashed in init: planted")
+
+
+async def test_a_log_that_the_application_has_set_up_is_left_alone(tmp_path):
+    setup = "\nlogging.basicConfig(format='mine: %(message)s')\n"
+    (tmp_path / "main.py").write_text(HANDLER + setup)
+    async with server_process([*SERVE, "main"], cwd=tmp_path) as server:
+        await answer(server.port)
+        await server.printed("mine: <HandlerRef Crash")
+
+
 async def test_several_addresses_are_served_at_once(folder):
     command = [*SERVE, "--bind", "unix:socket", "main"]
     async with server_process(command, cwd=folder, ready=r"unix:socket") as server:

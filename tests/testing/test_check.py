@@ -188,6 +188,31 @@ def test_the_class_that_is_printed_has_what_was_given():
         names["test_found_by_make_newsmachine"]()
 
 
+def make_news_app():
+    app = App()
+    app.route("/news", News)
+    return app
+
+
+def test_lambdas_get_names_in_what_is_printed():
+    with pytest.raises(AssertionError) as found:
+        check_handler(
+            lambda: News(),  # noqa: PLW0108 - that is what is tested
+            app=lambda: make_news_app(),  # noqa: PLW0108
+            path="/news",
+            messages=st.just("hi"),
+            invariants=[silence],
+        )
+    report = "\n".join(found.value.__notes__)
+    source = re.search(r"\nfrom hypothesis.*?machine.teardown\(\)", report, re.DOTALL)[0]
+    assert "# make_app is the lambda: give it this name\n" in source
+    names = {"make_app": make_news_app, "make_handler": News}
+    exec(source, names)
+    (test,) = [value for name, value in names.items() if name.startswith("test_")]
+    with pytest.raises(AssertionError, match="any"):
+        test()
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, TypeAlias, final
 
 import trio
@@ -104,6 +105,7 @@ class HubCore:
         self._background: trio.Nursery | None = None
         self._notices: set[Callable[[], Awaitable[object]]] = set()
         self._token: trio.lowlevel.TrioToken | None = None
+        self._thread = 0  # in which it runs
         self._started = 0
         self._ended: Counter[str] = Counter()
         self._buried = 0
@@ -126,12 +128,16 @@ class HubCore:
             RuntimeError: the hub is running already, or this is not Trio.
         """
         if not trio.lowlevel.in_trio_run():
-            raise RuntimeError("trioloop runs on Trio only; serve the app with: hypercorn -k trio")
+            raise RuntimeError(
+                "trioloop runs on Trio only; serve the app with: trioloop serve module:app, or"
+                " hypercorn -k trio module:app"
+            )
         if self._nursery is not None:
             raise RuntimeError("this hub is running already; a hub runs once at a time")
         self.draining = False
         self._clock, self._time = None, trio.CancelScope(shield=True)
         self._token = trio.lowlevel.current_trio_token()
+        self._thread = get_ident()
         self.now = trio.lowlevel.current_clock().current_time
         try:
             async with trio.open_nursery() as self._nursery:
@@ -147,6 +153,7 @@ class HubCore:
                     background.cancel_scope.cancel()
         finally:
             self._nursery = self._background = self._token = None
+            self._thread = 0
             self._notices.clear()
 
     async def _watch_over_handlers(
@@ -221,6 +228,19 @@ class HubCore:
                 " application needs lifespan=hub.lifespan"
             )
 
+    def check_thread(self) -> None:
+        """Refuse a caller in another thread, before anything is changed for half of it.
+
+        Raises:
+            RuntimeError: it is one.
+        """
+        if self._thread not in (0, get_ident()):
+            raise RuntimeError(
+                "this is another thread than that of the hub: use ref.send_from_thread(message), or"
+                " trio.from_thread.run_sync(function, ...) in a thread that Trio has started, such"
+                " as that of a plain def endpoint"
+            )
+
     def start(self, machine: Machine) -> None:
         """Start a handler. While the hub drains it ends at once, before ``init``.
 
@@ -289,7 +309,11 @@ class HubCore:
 
         Returns:
             How many mailboxes accepted it.
+
+        Raises:
+            RuntimeError: called from another thread.
         """
+        self.check_thread()
         accepted = 0
         for machine in tuple(self.registry.groups.get(group, ())):
             if machine.ref is not exclude:

@@ -96,7 +96,9 @@ class HandlerRef(Generic[MessageT]):
 
         Raises:
             trio.WouldBlock: the mailbox is full under ``Overflow.BLOCK``.
+            RuntimeError: called from another thread.
         """
+        self._machine.hub.check_thread()
         return self._machine.mailbox.put_nowait(message)
 
     async def send(self, message: MessageT) -> bool:
@@ -127,6 +129,7 @@ class HandlerRef(Generic[MessageT]):
 
         Source: ``lasse_handler:notify/2``.
         """
+        self._machine.hub.check_thread()
         return self._machine.mailbox.put_nowait(Notification(message))
 
     def send_from_thread(self, message: MessageT) -> None:
@@ -173,6 +176,7 @@ class HandlerRef(Generic[MessageT]):
 
     def stop(self) -> None:
         """Ask the handler to end with `ShutDown`, as an operator would."""
+        self._machine.hub.check_thread()
         self._machine.end(ShutDown())
 
     async def wait_ended(self) -> TerminateReason:
@@ -222,6 +226,7 @@ class HandlerRef(Generic[MessageT]):
 
         Source: Erlang's ``sys:resume/1``.
         """
+        self._machine.hub.check_thread()
         self._machine.resume()
 
     def statistics(self) -> HandlerStatistics:

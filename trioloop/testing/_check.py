@@ -73,7 +73,8 @@ def check_handler(  # noqa: PLR0913 - what a subclass of the machine would say, 
         raise TypeError(f"app= takes a function that makes a new application, not {app!r}")
     if app is not None and options is not None:
         raise TypeError("options= are for the handler alone; with app=, its route has them")
-    name = f"{getattr(handler, '__name__', type(handler).__name__)}Machine"
+    name = getattr(handler, "__name__", type(handler).__name__)
+    name = f"{name if name.isidentifier() else 'The'}Machine"  # a lambda has none
     attributes: dict[str, Any] = {
         "handler": staticmethod(handler),
         "app": None if app is None else staticmethod(app),

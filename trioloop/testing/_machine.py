@@ -672,16 +672,18 @@ def definition_of(cls: type[HandlerMachine], source: _Source) -> list[str]:
     for name in ("handler", "app", "path", "method", "websocket", "notice", "worker", "options"):
         value: Any = getattr(cls, name)
         if value != getattr(HandlerMachine, name):
-            lines.append(f"    {name} = {_write_attribute(value, source)}")
+            lines.append(f"    {name} = {_write_attribute(name, value, source)}")
     decorator: Any = invariant
     for name, function in invariants_of(cls).items():
         lines.append(f"    {name} = {source.name_of(decorator)}()({source.name_of(function)})")
     return lines
 
 
-def _write_attribute(value: Any, source: _Source) -> str:
+def _write_attribute(name: str, value: Any, source: _Source) -> str:
     if isinstance(value, type):
         return source.name_of(value)
+    if getattr(value, "__name__", "") == "<lambda>":
+        return f"staticmethod({source.name_of_lambda(f'make_{name}')})"
     if not hasattr(value, "__qualname__"):
         return source.write(value)
     return f"staticmethod({source.name_of(value)})"

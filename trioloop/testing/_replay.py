@@ -398,6 +398,7 @@ class _Source:
         self._local: set[str] = set()
         self._modules: set[str] = set()
         self._unknown: list[str] = []
+        self._lambdas: list[str] = []
 
     def imports(self) -> list[str]:
         """The import statements, and remarks about what cannot be imported or written."""
@@ -412,6 +413,7 @@ class _Source:
                 f"# {name} is local to a function: paste this beside it"
                 for name in sorted(self._local)
             ),
+            *(f"# {name} is the lambda: give it this name" for name in self._lambdas),
         ]
 
     def name_of(self, cls: type, module: str | None = None) -> str:
@@ -421,6 +423,11 @@ class _Source:
             self._local.add(name)
         elif cls.__module__ != "builtins":
             self._imports.setdefault(module or cls.__module__, set()).add(name.partition(".")[0])
+        return name
+
+    def name_of_lambda(self, name: str) -> str:
+        """A name for a function that has none."""
+        self._lambdas.append(name)
         return name
 
     def write_step(self, step: Step, clients: Mapping[str, str]) -> str:
