@@ -27,6 +27,7 @@ from trioloop import (
     WebSocketHandler,
 )
 from trioloop.server._settings import Settings
+from trioloop.server._turns import AT_ONCE
 from trioloop.testing import FakeClients, Simulation
 from trioloop.testing._client_wire import ResponseReader, ServerError, frame_of
 from trioloop.testing._network import MemoryNews, MemorySocket
@@ -49,7 +50,7 @@ class Events(EventStreamHandler[object]):
     idle_timeout = keepalive = math.inf
 
     def info(self, message):
-        return message
+        return message() if callable(message) else message
 
 
 class Echo(WebSocketHandler[object]):
@@ -67,6 +68,10 @@ class Echo(WebSocketHandler[object]):
 
     def receive(self, data):
         return Send(data)
+
+
+def raise_now():
+    raise ArithmeticError("planted")
 
 
 async def read_all(request):
@@ -271,6 +276,18 @@ def test_what_was_returned_before_a_crash_is_read_before_the_cut(sim):
     sim.ref(stream).send(ServerSentEvent("one"))
     sim.crash_next(stream, ArithmeticError("planted"))
     sim.ref(stream).send("crash")
+    assert isinstance(stream.reason, Crashed)
+    stream.resume()
+    assert ([event.data for event in stream.events], stream.aborted) == (["one"], True)
+
+
+def test_so_is_what_waits_for_the_end_of_the_turn(sim):
+    others = [sim.sse("/events") for _ in range(2 * AT_ONCE)]
+    stream = sim.sse("/events")
+    stream.stall()
+    for other in others:  # so much is written that nothing goes out at once
+        sim.ref(other).send(ServerSentEvent("something"))
+    sim.ref(stream).burst(ServerSentEvent("one"), raise_now)
     assert isinstance(stream.reason, Crashed)
     stream.resume()
     assert ([event.data for event in stream.events], stream.aborted) == (["one"], True)
