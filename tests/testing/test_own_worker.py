@@ -270,6 +270,38 @@ def test_a_handler_whose_farewell_waits_hears_it_too(sim):
     give_up(sim, stream, then=lambda: sim.ref(stream).stop())
 
 
+@pytest.mark.parametrize("handler, message", [(Events, ServerSentEvent), (Echo, Send)])
+def test_whoever_gives_up_a_write_that_waits_for_others_has_the_connection_closed(handler, message):
+    app = App()
+    app.route("/", type("Hasty", (handler,), {"send_timeout": 5}))
+    with Simulation(app, laws=True) as simulation:
+        one = simulation.websocket("/") if handler is Echo else simulation.sse("/")
+        one.stall()
+        simulation.ref(one).send(message("one"))  # which the server takes
+        simulation.ref(one).send(message("two"))
+        simulation.advance(5)
+        assert isinstance(one.reason, Failed)
+        assert one.connection.closed
+
+
+def test_no_message_follows_a_closing_frame(sim):
+    websocket = sim.websocket("/echo")
+    websocket.stall()
+    sim.ref(websocket).send(Send("one"))  # which the server takes
+    sim.ref(websocket).send(Send("two"))  # ... and this has to wait
+    websocket.send("x" * 21)
+    websocket.resume()
+    assert isinstance(websocket.reason.error, MessageTooLarge)
+    assert [seen.what for seen in websocket.transcript] == [
+        "head",
+        "message",
+        "message",
+        "close",
+        "eof",
+    ]
+    assert websocket.messages == ["one", "two"]
+
+
 def test_what_was_returned_before_a_crash_is_read_before_the_cut(sim):
     stream = sim.sse("/events")
     stream.stall()

@@ -396,7 +396,8 @@ class Connection:
             self._slow = trio.Lock()
         lock = self._slow
         if lock.locked():
-            await lock.acquire()
+            await self._queue(data, lock)
+            data = b""
         else:  # perhaps a part has been written: here is no place to be cancelled
             lock.acquire_nowait()
         try:
@@ -409,6 +410,19 @@ class Connection:
                 self.worker.turns.add(self)
             if self.listener is not None:  # it may have waited for room
                 self.listener.advance()
+
+    async def _queue(self, data: bytes, lock: trio.Lock) -> None:
+        """Wait for one's turn. What others append meanwhile, such as a closing frame, comes behind."""
+        if data:
+            self._pending.append(data)
+        done = not data
+        try:
+            await lock.acquire()
+            done = True
+        finally:
+            if not done:  # as where a part has been written: nobody can go on without it
+                self.transport.abort()
+                self.lose("disconnected")
 
     async def _write_alone(self, data: bytes) -> None:
         if self.lost:
