@@ -26,6 +26,8 @@ from trioloop import (
     StartResponse,
     WebSocketHandler,
 )
+from trioloop.server import _worker as server_worker
+from trioloop.server._exchange import Exchange
 from trioloop.server._settings import Settings
 from trioloop.server._turns import AT_ONCE
 from trioloop.testing import FakeClients, Simulation
@@ -202,11 +204,30 @@ def test_a_ping_is_answered(sim):
         b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n1\r\nxx\r\n",
         b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n0\r\ntrailer: no\r\n\r\n",
         b"HTTP/1.1 101 \r\n\r\n\x80\x00",
+        b"HTTP/1.1 200 \r\ncontent-length: 1\r\n\r\nxx",
+        b"HTTP/1.1 204 \r\n\r\nx",
     ],
 )
 def test_a_server_that_writes_nonsense_is_found_out(data):
     with pytest.raises(ServerError):
         list(ResponseReader("GET").feed(data))
+
+
+def test_nonsense_ends_the_run_although_the_handler_would_catch_it(monkeypatch):
+    monkeypatch.setattr(server_worker, "chunk", lambda body: b"1\r\n%b\r\n" % body)
+    with Simulation(make_app()) as simulation:
+        stream = simulation.sse("/events")
+        with pytest.raises(ServerError, match="where a chunk ends"):
+            simulation.ref(stream).send(ServerSentEvent("one"))
+
+
+def test_so_does_what_the_server_would_only_log(monkeypatch):
+    def fail(_):
+        raise ArithmeticError("planted")
+
+    monkeypatch.setattr(Exchange, "next_message", fail)
+    with pytest.raises(ArithmeticError, match="planted"), Simulation(make_app()) as simulation:
+        simulation.get("/poll")
 
 
 def test_bytes_are_read_one_by_one_as_all_at_once():
