@@ -30,9 +30,10 @@ from trioloop.server import _worker as server_worker
 from trioloop.server._exchange import Exchange
 from trioloop.server._settings import Settings
 from trioloop.server._turns import AT_ONCE
-from trioloop.testing import FakeClients, Simulation
+from trioloop.testing import FakeClients, LawBroken, Simulation
 from trioloop.testing._client_wire import ResponseReader, ServerError, frame_of
 from trioloop.testing._network import MemoryNews, MemorySocket
+from trioloop.testing._own_worker import OwnWorker
 
 PATIENCE = Settings().send_timeout
 
@@ -392,6 +393,28 @@ def test_what_waits_for_a_client_that_is_given_up_behind_the_handlers_end_is_los
         simulation.advance(PATIENCE)
         stream.resume()
         assert (stream.events, stream.aborted) == ([], True)
+
+
+def test_the_laws_know_whether_the_server_has_given_a_client_up():
+    """A stall of the past explains nothing."""
+    with Simulation(make_app(), laws=True) as simulation:
+        stream = simulation.sse("/events")
+        stream.stall()
+        simulation.advance(2 * PATIENCE)
+        stream.resume()
+        stream.observed.machine.end(Failed(SendTimedOut(PATIENCE)))
+        with pytest.raises(LawBroken, match="no write has waited that long"):
+            simulation.settle()
+
+
+def test_a_server_that_gives_a_client_up_too_early_is_found_out(monkeypatch):
+    monkeypatch.setattr(OwnWorker, "patience", 2 * PATIENCE)
+    with Simulation(make_app(), laws=True) as simulation:
+        stream = simulation.sse("/events")
+        stream.stall()
+        simulation.ref(stream).send(ServerSentEvent("one"))
+        with pytest.raises(LawBroken, match="the server gave its client up before 60 s"):
+            simulation.advance(PATIENCE)
 
 
 # -- clients that leave -----------------------------------------------------------------------------

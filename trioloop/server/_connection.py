@@ -325,10 +325,16 @@ class Connection:
             self.lose("disconnected")
         return ended
 
-    def lose(self, why: str) -> None:
-        """Give the client up."""
+    def lose(self, why: str, more: Mapping[str, Any] = ClientGone.why) -> None:
+        """Give the client up.
+
+        Args:
+            why: for the access log.
+            more: what the application is told of it.
+        """
         if not self.lost:
             self.lost = why
+            self.why = more
             self._pending.clear()
             self._pending_size = 0
         self.wake()
@@ -434,8 +440,7 @@ class Connection:
                 await self.transport.send_rest(data, self.worker.settings.send_timeout)
             done = True
         except SendTimedOut as error:
-            self.why = error.why
-            self.lose("timed-out")
+            self.lose("timed-out", error.why)
             raise
         finally:
             if not done:  # some of it may have been written: nobody can go on from there

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -27,6 +27,7 @@ from ..server._connection import Connection
 from ..server._epoll_transport import EpollTransport
 from ..server._scope import Surroundings
 from ..server._settings import Settings
+from ..server._transport import ClientGone
 from ..server._worker import Worker
 from ._client_wire import Hangup, ResponseReader, ServerError, Sight, frame_of
 from ._exchange import ClientSide
@@ -142,7 +143,7 @@ class _Worker(Worker):
 
 
 class _Connection(Connection):
-    """A connection that tells when its application has to wait for the client."""
+    """A connection that tells what no client sees: that its application waits, or it waits no more."""
 
     __slots__ = ("client",)
 
@@ -154,6 +155,11 @@ class _Connection(Connection):
             return
         with self.client.waiting():
             await super().write_slowly(data)
+
+    def lose(self, why: str, more: Mapping[str, Any] = ClientGone.why) -> None:
+        if "send_timeout" in more and not self.lost:
+            self.client.given_up()
+        super().lose(why, more)
 
 
 class OwnConnection:
@@ -214,6 +220,10 @@ class OwnConnection:
         """The application has raised."""
         self.error = error
         self._note(self.name, "application raised", error)
+
+    def given_up(self) -> None:
+        """The server does not wait any more for a client that takes nothing."""
+        self._note(self.name, "is given up")
 
     @contextmanager
     def waiting(self) -> Generator[None]:
