@@ -4,7 +4,7 @@ import math
 
 import pytest
 import trio
-from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from trioloop import (
@@ -156,6 +156,17 @@ def test_other_applications_are_served_too(sim):
     assert str(crashed.connection.error) == "planted"
     assert sim.get("/nowhere").status == 404
     assert sim.head("/count").complete
+
+
+@pytest.mark.parametrize("worker", ["trioloop", "stock"])
+def test_a_target_is_quoted_as_browsers_do(worker):
+    async def echo(request):
+        return JSONResponse([request.path_params["rest"], dict(request.query_params)])
+
+    app = App()
+    app.router.routes += [Route("/{rest:path}", echo)]
+    with Simulation(app, worker=worker) as simulation:
+        assert simulation.get("/ä b%20c?d=ö e%20f").json() == ["ä b c", {"d": "ö e f"}]
 
 
 def test_a_body_can_come_in_pieces(sim):
