@@ -5,7 +5,7 @@ import math
 import pytest
 import trio
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from trioloop import (
     App,
@@ -315,6 +315,30 @@ def test_whoever_gives_up_a_write_that_waits_for_others_has_the_connection_close
         simulation.advance(5)
         assert isinstance(one.reason, Failed)
         assert one.connection.closed
+
+
+def test_a_write_that_is_cancelled_in_its_turn_is_not_written():
+    async def impatient(scope, receive, send):
+        async def write(data, seconds):
+            with trio.move_on_after(seconds):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with trio.open_nursery() as nursery:
+            await trio.sleep(1)
+            for data, seconds in [(b"1", 9), (b"2", 9), (b"2", 1), (b"3", 9)]:
+                nursery.start_soon(write, data, seconds)
+                await trio.sleep(0.5)
+        await send({"type": "http.response.body"})
+
+    app = App()
+    app.router.routes.append(Mount("/", impatient))
+    with Simulation(app) as simulation:
+        one = simulation.request("GET", "/")
+        one.stall()
+        simulation.advance(5)
+        one.resume()
+        assert (one.body, one.complete) == (b"123", True)
 
 
 def test_no_message_follows_a_closing_frame(sim):

@@ -421,14 +421,19 @@ class Connection:
         """Wait for one's turn. What others append meanwhile, such as a closing frame, comes behind."""
         if data:
             self._pending.append(data)
-        done = not data
+        done = False
         try:
             await lock.acquire()
             done = True
         finally:
-            if not done:  # as where a part has been written: nobody can go on without it
-                self.transport.abort()
-                self.lose("disconnected")
+            if not done:  # nothing of it has been written, or others write it
+                self._take_back(data)
+
+    def _take_back(self, data: bytes) -> None:
+        for place in reversed(range(len(self._pending))):
+            if self._pending[place] is data:
+                del self._pending[place]
+                return
 
     async def _write_alone(self, data: bytes) -> None:
         if self.lost:
