@@ -19,6 +19,9 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import h2.config
+import h2.connection
+import h2.settings
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -26,7 +29,7 @@ from hypothesis import strategies as st
 from support import sockets
 from support.asgi import Application, body, read_body, start
 from support.http2 import Exchange, http2_connected
-from support.sockets import Cut, StockServer, connected, stock_server
+from support.sockets import Arrivals, Cut, StockServer, connected, stock_server
 
 LONG = bool(os.environ.get("TRIOLOOP_LONG"))
 EXAMPLES = 3_000 if LONG else 100
@@ -376,6 +379,44 @@ async def test_a_body_that_is_too_large_cuts_the_answer_that_has_begun():
         async with http2_connected(server.port) as client:
             await client.run([exchange])
         assert (exchange.status, exchange.ended) == (200, "reset")
+
+
+@pytest.mark.parametrize("window", [0, 2**31 - 2**16], ids=["its window", "its socket"])
+async def test_a_client_that_takes_nothing_is_given_up_with_a_reason(window):
+    """As over HTTP/1.1, whatever it is that it does not read: a stream or the connection."""
+    told: Arrivals = Arrivals()
+
+    async def http(scope, receive, send):
+        await receive()
+        await send(start())
+        try:
+            while True:
+                await send(body(bytes(2**16), more=True))
+        except OSError as error:
+            told.put(dict(error.why))
+        told.put(await receive())
+        told.put(await receive())
+
+    async with (
+        stock_server(Application(http), send_timeout=0.1) as server,
+        server.client(receive_buffer=4096 if window else None) as client,
+    ):
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        settings = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1} if window else {}
+        connection.local_settings.update(settings)
+        connection.initiate_connection()
+        if window:
+            connection.increment_flow_control_window(window)
+        connection.send_headers(
+            1,
+            [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/")],
+            end_stream=True,
+        )
+        await client.send(connection.data_to_send())
+        assert await told.next() == {"send_timeout": 0.1}
+        for _ in range(2):
+            assert await told.next() == {"type": "http.disconnect", "send_timeout": 0.1}
+        client.reset()
 
 
 async def test_the_head_of_an_answer_waits_for_its_body():

@@ -399,13 +399,13 @@ async def test_sending_after_the_client_has_closed_raises_oserror():
         await receive()
         await send({"type": "websocket.accept"})
         await receive()
-        with pytest.raises(ClientGone):
+        with pytest.raises(ClientGone) as gone:
             await send({"type": "websocket.send", "text": "too late"})
-        raised.put(True)
+        raised.put(gone.value.why)
 
     async with serving_app(None, websocket) as (_, client):
         await opened(client, early=close_frame(1000))
-        await raised.next()
+        assert await raised.next() == {"code": 1000, "reason": ""}
 
 
 async def test_an_application_that_lets_that_error_through_is_not_to_blame():

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import trio
-from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route
 
 from trioloop import (
     App,
@@ -26,10 +26,14 @@ from trioloop import (
     StartResponse,
     WebSocketHandler,
 )
+from trioloop.server import _worker as server_worker
+from trioloop.server._exchange import Exchange
 from trioloop.server._settings import Settings
-from trioloop.testing import FakeClients, Simulation
+from trioloop.server._turns import AT_ONCE
+from trioloop.testing import FakeClients, LawBroken, Simulation
 from trioloop.testing._client_wire import ResponseReader, ServerError, frame_of
 from trioloop.testing._network import MemoryNews, MemorySocket
+from trioloop.testing._own_worker import OwnWorker
 
 PATIENCE = Settings().send_timeout
 
@@ -49,7 +53,7 @@ class Events(EventStreamHandler[object]):
     idle_timeout = keepalive = math.inf
 
     def info(self, message):
-        return message
+        return message() if callable(message) else message
 
 
 class Echo(WebSocketHandler[object]):
@@ -67,6 +71,10 @@ class Echo(WebSocketHandler[object]):
 
     def receive(self, data):
         return Send(data)
+
+
+def raise_now():
+    raise ArithmeticError("planted")
 
 
 async def read_all(request):
@@ -150,6 +158,17 @@ def test_other_applications_are_served_too(sim):
     assert sim.head("/count").complete
 
 
+@pytest.mark.parametrize("worker", ["trioloop", "stock"])
+def test_a_target_is_quoted_as_browsers_do(worker):
+    async def echo(request):
+        return JSONResponse([request.path_params["rest"], dict(request.query_params)])
+
+    app = App()
+    app.router.routes += [Route("/{rest:path}", echo)]
+    with Simulation(app, worker=worker) as simulation:
+        assert simulation.get("/ä b%20c?d=ö e%20f").json() == ["ä b c", {"d": "ö e f"}]
+
+
 def test_a_body_can_come_in_pieces(sim):
     answer = sim.request("POST", "/read", body=None)
     answer.send("x" * 3)
@@ -197,11 +216,30 @@ def test_a_ping_is_answered(sim):
         b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n1\r\nxx\r\n",
         b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n0\r\ntrailer: no\r\n\r\n",
         b"HTTP/1.1 101 \r\n\r\n\x80\x00",
+        b"HTTP/1.1 200 \r\ncontent-length: 1\r\n\r\nxx",
+        b"HTTP/1.1 204 \r\n\r\nx",
     ],
 )
 def test_a_server_that_writes_nonsense_is_found_out(data):
     with pytest.raises(ServerError):
         list(ResponseReader("GET").feed(data))
+
+
+def test_nonsense_ends_the_run_although_the_handler_would_catch_it(monkeypatch):
+    monkeypatch.setattr(server_worker, "chunk", lambda body: b"1\r\n%b\r\n" % body)
+    with Simulation(make_app()) as simulation:
+        stream = simulation.sse("/events")
+        with pytest.raises(ServerError, match="where a chunk ends"):
+            simulation.ref(stream).send(ServerSentEvent("one"))
+
+
+def test_so_does_what_the_server_would_only_log(monkeypatch):
+    def fail(_):
+        raise ArithmeticError("planted")
+
+    monkeypatch.setattr(Exchange, "next_message", fail)
+    with pytest.raises(ArithmeticError, match="planted"), Simulation(make_app()) as simulation:
+        simulation.get("/poll")
 
 
 def test_bytes_are_read_one_by_one_as_all_at_once():
@@ -265,12 +303,80 @@ def test_a_handler_whose_farewell_waits_hears_it_too(sim):
     give_up(sim, stream, then=lambda: sim.ref(stream).stop())
 
 
+@pytest.mark.parametrize("handler, message", [(Events, ServerSentEvent), (Echo, Send)])
+def test_whoever_gives_up_a_write_that_waits_for_others_has_the_connection_closed(handler, message):
+    app = App()
+    app.route("/", type("Hasty", (handler,), {"send_timeout": 5}))
+    with Simulation(app, laws=True) as simulation:
+        one = simulation.websocket("/") if handler is Echo else simulation.sse("/")
+        one.stall()
+        simulation.ref(one).send(message("one"))  # which the server takes
+        simulation.ref(one).send(message("two"))
+        simulation.advance(5)
+        assert isinstance(one.reason, Failed)
+        assert one.connection.closed
+
+
+def test_a_write_that_is_cancelled_in_its_turn_is_not_written():
+    async def impatient(scope, receive, send):
+        async def write(data, seconds):
+            with trio.move_on_after(seconds):
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        async with trio.open_nursery() as nursery:
+            await trio.sleep(1)
+            for data, seconds in [(b"1", 9), (b"2", 9), (b"2", 1), (b"3", 9)]:
+                nursery.start_soon(write, data, seconds)
+                await trio.sleep(0.5)
+        await send({"type": "http.response.body"})
+
+    app = App()
+    app.router.routes.append(Mount("/", impatient))
+    with Simulation(app) as simulation:
+        one = simulation.request("GET", "/")
+        one.stall()
+        simulation.advance(5)
+        one.resume()
+        assert (one.body, one.complete) == (b"123", True)
+
+
+def test_no_message_follows_a_closing_frame(sim):
+    websocket = sim.websocket("/echo")
+    websocket.stall()
+    sim.ref(websocket).send(Send("one"))  # which the server takes
+    sim.ref(websocket).send(Send("two"))  # ... and this has to wait
+    websocket.send("x" * 21)
+    websocket.resume()
+    assert isinstance(websocket.reason.error, MessageTooLarge)
+    assert [seen.what for seen in websocket.transcript] == [
+        "head",
+        "message",
+        "message",
+        "close",
+        "eof",
+    ]
+    assert websocket.messages == ["one", "two"]
+
+
 def test_what_was_returned_before_a_crash_is_read_before_the_cut(sim):
     stream = sim.sse("/events")
     stream.stall()
     sim.ref(stream).send(ServerSentEvent("one"))
     sim.crash_next(stream, ArithmeticError("planted"))
     sim.ref(stream).send("crash")
+    assert isinstance(stream.reason, Crashed)
+    stream.resume()
+    assert ([event.data for event in stream.events], stream.aborted) == (["one"], True)
+
+
+def test_so_is_what_waits_for_the_end_of_the_turn(sim):
+    others = [sim.sse("/events") for _ in range(2 * AT_ONCE)]
+    stream = sim.sse("/events")
+    stream.stall()
+    for other in others:  # so much is written that nothing goes out at once
+        sim.ref(other).send(ServerSentEvent("something"))
+    sim.ref(stream).burst(ServerSentEvent("one"), raise_now)
     assert isinstance(stream.reason, Crashed)
     stream.resume()
     assert ([event.data for event in stream.events], stream.aborted) == (["one"], True)
@@ -322,6 +428,28 @@ def test_what_waits_for_a_client_that_is_given_up_behind_the_handlers_end_is_los
         simulation.advance(PATIENCE)
         stream.resume()
         assert (stream.events, stream.aborted) == ([], True)
+
+
+def test_the_laws_know_whether_the_server_has_given_a_client_up():
+    """A stall of the past explains nothing."""
+    with Simulation(make_app(), laws=True) as simulation:
+        stream = simulation.sse("/events")
+        stream.stall()
+        simulation.advance(2 * PATIENCE)
+        stream.resume()
+        stream.observed.machine.end(Failed(SendTimedOut(PATIENCE)))
+        with pytest.raises(LawBroken, match="no write has waited that long"):
+            simulation.settle()
+
+
+def test_a_server_that_gives_a_client_up_too_early_is_found_out(monkeypatch):
+    monkeypatch.setattr(OwnWorker, "patience", 2 * PATIENCE)
+    with Simulation(make_app(), laws=True) as simulation:
+        stream = simulation.sse("/events")
+        stream.stall()
+        simulation.ref(stream).send(ServerSentEvent("one"))
+        with pytest.raises(LawBroken, match="the server gave its client up before 60 s"):
+            simulation.advance(PATIENCE)
 
 
 # -- clients that leave -----------------------------------------------------------------------------

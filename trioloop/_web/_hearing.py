@@ -62,7 +62,7 @@ class Hearing(Protocol):
         """The response will not be completed: the client shall know."""
 
     def give_up(self) -> None:
-        """Nobody waits for the ending any more."""
+        """Nobody waits for the client any more."""
 
     def release(self) -> None:
         """The call may return."""
@@ -289,9 +289,10 @@ class ByPush:
 
     def cut(self) -> None:
         self._cancelled = True
-        cut = self._extension.get("cut")  # a WebSocket has none
-        if cut is not None:
-            cut()
+        if self._link.dropped:
+            self.give_up()  # nobody waits any longer for a client that takes nothing
+        elif "cut" in self._extension:  # a WebSocket has none
+            self._extension["cut"]()
 
     def give_up(self) -> None:
         self._extension["abandon"]()

@@ -325,10 +325,16 @@ class Connection:
             self.lose("disconnected")
         return ended
 
-    def lose(self, why: str) -> None:
-        """Give the client up."""
+    def lose(self, why: str, more: Mapping[str, Any] = ClientGone.why) -> None:
+        """Give the client up.
+
+        Args:
+            why: for the access log.
+            more: what the application is told of it.
+        """
         if not self.lost:
             self.lost = why
+            self.why = more
             self._pending.clear()
             self._pending_size = 0
         self.wake()
@@ -396,7 +402,8 @@ class Connection:
             self._slow = trio.Lock()
         lock = self._slow
         if lock.locked():
-            await lock.acquire()
+            await self._queue(data, lock)
+            data = b""
         else:  # perhaps a part has been written: here is no place to be cancelled
             lock.acquire_nowait()
         try:
@@ -410,6 +417,24 @@ class Connection:
             if self.listener is not None:  # it may have waited for room
                 self.listener.advance()
 
+    async def _queue(self, data: bytes, lock: trio.Lock) -> None:
+        """Wait for one's turn. What others append meanwhile, such as a closing frame, comes behind."""
+        if data:
+            self._pending.append(data)
+        done = False
+        try:
+            await lock.acquire()
+            done = True
+        finally:
+            if not done:  # nothing of it has been written, or others write it
+                self._take_back(data)
+
+    def _take_back(self, data: bytes) -> None:
+        for place in reversed(range(len(self._pending))):
+            if self._pending[place] is data:
+                del self._pending[place]
+                return
+
     async def _write_alone(self, data: bytes) -> None:
         if self.lost:
             raise self.loss()
@@ -420,8 +445,7 @@ class Connection:
                 await self.transport.send_rest(data, self.worker.settings.send_timeout)
             done = True
         except SendTimedOut as error:
-            self.why = error.why
-            self.lose("timed-out")
+            self.lose("timed-out", error.why)
             raise
         finally:
             if not done:  # some of it may have been written: nobody can go on from there

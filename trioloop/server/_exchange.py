@@ -245,8 +245,10 @@ class Exchange(Call):
 
     def cut(self) -> None:
         """Close the connection under a response that has begun and will not be completed."""
-        if self._flushed and not (self._complete or self._connection.is_slow):
-            self.abandon()  # a slow client gets what was written first: `serve` ends so, too
+        if self._flushed and not self._complete:
+            self._connection.flush()  # so that it is known whether the client is slow
+            if not self._connection.is_slow:
+                self.abandon()  # a slow one gets what was written first: `serve` ends so, too
 
     def abandon(self) -> None:
         """Close the connection at once, whether there was an answer or not."""

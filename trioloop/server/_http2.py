@@ -45,7 +45,7 @@ from ._scope import SHUTDOWN, address_of
 from ._transport import ClientGone, says_client_gone
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from hypercorn.config import Config
     from hypercorn.trio.worker_context import WorkerContext
@@ -152,7 +152,8 @@ class _Server(TCPServer):
                 continue
             data = bytes(self._unwritten)
             done = False
-            with trio.move_on_after(self._worker.settings.send_timeout):
+            seconds = self._worker.settings.send_timeout
+            with trio.move_on_after(seconds) as scope:
                 try:
                     await self.stream.send_all(data)
                     done = True
@@ -160,6 +161,8 @@ class _Server(TCPServer):
                     pass
             del self._unwritten[: len(data)]
             if not done:
+                if scope.cancelled_caught:
+                    self.protocol.give_up(self.protocol.streams, seconds)
                 self._stop_writing()
                 await trio.aclose_forcefully(self.stream)
                 await self.protocol.handle(Closed())
@@ -235,10 +238,19 @@ class _Protocol(H2Protocol):
         seconds = self.worker.settings.send_timeout
         with trio.move_on_after(seconds) as scope:
             await super().stream_send(event)
+        if scope.cancelled_caught:
+            self.give_up([event.stream_id], seconds)
         if isinstance(event, StreamClosed) or scope.cancelled_caught:
             await self._abandon(event.stream_id)
         if scope.cancelled_caught:
             await self._close_stream(event.stream_id)
+
+    def give_up(self, stream_ids: Iterable[int], seconds: float) -> None:
+        """Their client has taken nothing for so long: what applications are told of it."""
+        for stream_id in stream_ids:
+            stream: Any = self.streams.get(stream_id)
+            if stream is not None:
+                stream.task_group.why = {"send_timeout": seconds}
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         """Mended: data for a stream that is over is no error of the server."""
@@ -386,6 +398,9 @@ class _Call:
     ``receive`` says so again and ``send`` raises `OSError` (ASGI 2.4). What cannot be sent raises
     what it does over HTTP/1.1. The head of a response waits for the first piece of its body, so
     that a crash before that is answered with 500.
+
+    Attributes:
+        why: what is known of the end besides, see ``_scope.py``.
     """
 
     def __init__(self, protocol: _Protocol, stream_id: int) -> None:
@@ -395,6 +410,7 @@ class _Call:
             deque()
         )  # flow-controlled lengths of bodies that nobody has read
         self._gone = False
+        self.why: Mapping[str, Any] = ClientGone.why
         self._size = 0  # of the body so far
         self._response: Response | None = None
         self._head: Any = None  # the message that starts the response, while it waits
@@ -419,6 +435,7 @@ class _Call:
         """Take an event of the stream."""
         if event["type"] == "http.disconnect":
             self._gone = True
+            event = {**event, **self.why}
         self._put.send_nowait(event)
 
     def put_body(self, data: bytes, length: int) -> bool:
@@ -437,7 +454,7 @@ class _Call:
     async def _receive(self) -> dict[str, Any]:
         if self._gone:
             await trio.lowlevel.checkpoint()
-            return {"type": "http.disconnect"}
+            return {"type": "http.disconnect", **self.why}
         event = await self._events.receive()
         if event["type"] == "http.request" and event["more_body"]:
             self._protocol.acknowledge(self._stream_id, self._waiting.popleft())
@@ -450,7 +467,7 @@ class _Call:
         async def checked_send(message: Any) -> None:
             if self._gone:
                 await trio.lowlevel.checkpoint()
-                raise ClientGone("the client is gone")
+                raise self._loss()
             self._check(scope["method"], message)
             if message["type"] == "http.response.start":
                 headers = message.get("headers", ())
@@ -462,12 +479,19 @@ class _Call:
                 head, self._head = self._head, None
                 await send(head)
             await send(message)
+            if self.why:
+                raise self._loss()  # nobody has taken it
 
         try:
             await self._call(app, scope, checked_send)
             await send(None)
         finally:
             self._protocol.calls -= 1
+
+    def _loss(self) -> ClientGone:
+        error = ClientGone("the client is gone")
+        error.why = self.why
+        return error
 
     def _check(self, method: str, message: Any) -> None:
         """Refuse what cannot be sent: Hypercorn does not look, and h2 only strips what it knows."""

@@ -396,7 +396,9 @@ class WebSocket(Call):
         if connection.lost or (self._frames is not None and self._frames.closed):
             await trio.lowlevel.checkpoint()
             error = ClientGone(f"the client is gone: {connection.lost or 'it has closed'}")
-            error.why = self.disconnect_message()
+            why = self.disconnect_message()
+            del why["type"]
+            error.why = why
             raise error
         kind = message["type"]
         if kind == "websocket.send" and self._state is State.OPEN:

@@ -81,9 +81,15 @@ class ResponseReader:
         self._left = 0  # bytes of the body, or of a chunk
 
     def feed(self, data: bytes) -> Generator[Sight]:
-        """Read some more; gives what the client sees."""
+        """Read some more; gives what the client sees.
+
+        Raises:
+            ServerError: it is no response.
+        """
         self._buffer += data
-        while self._step is not None and self._buffer:
+        while self._buffer:
+            if self._step is None:
+                raise ServerError(f"{bytes(self._buffer)!r} behind the end")
             before = len(self._buffer), self._step
             yield from self._step()
             if before == (len(self._buffer), self._step):

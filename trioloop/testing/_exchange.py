@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json as json_module
 import math
+import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
@@ -76,7 +77,12 @@ class Request:
     def head(self) -> bytes:
         """The request line and the headers, as they go over the wire."""
         fields = b"".join(b"%b: %b\r\n" % pair for pair in self._raw_headers())
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method.encode(), self.target.encode(), fields)
+        line = f"{self.method} {self._written_target()} HTTP/1.1\r\n"
+        return line.encode() + fields + b"\r\n"
+
+    def _written_target(self) -> str:
+        """The target as browsers write it: what is no visible ASCII is quoted (RFC 3986, 2.1)."""
+        return quote(self.target, safe=string.punctuation)
 
     def _raw_headers(self) -> list[tuple[bytes, bytes]]:
         raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in self.headers]
@@ -95,7 +101,7 @@ class Request:
 
     def scope(self, app: Any) -> Scope:
         """The ASGI scope that Hypercorn makes of it."""
-        path, _, query = self.target.partition("?")
+        path, _, query = self._written_target().partition("?")
         own: Scope = {"type": "http", "scheme": "http", "method": self.method, "extensions": {}}
         if self.subprotocols is not None:
             own = {

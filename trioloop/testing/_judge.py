@@ -156,7 +156,7 @@ class Judge:
         acceptor = self._clients.get(exchange.name)
         if acceptor is None or acceptor.reason is None or not exchange.reads_everything:
             return
-        if acceptor.may_be_given_up():
+        if acceptor.given_up:
             return  # perhaps behind the handler's end
         reason = acceptor.reason
         complete, cut = exchange.complete, exchange.aborted

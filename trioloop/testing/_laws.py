@@ -196,7 +196,7 @@ class Acceptor:
         self.unreceived: deque[str | bytes] = deque()  # what the client has sent on a WebSocket
         self.stalled = False  # its client does not read
         self.stalled_at = math.inf
-        self.longest_stall = 0.0  # seconds for which it did not, as far as they are over
+        self.given_up = False  # ... for longer than the server waits
         self.paused = False  # the handler does not want it now
         self.received_at = -math.inf  # when a `receive` has returned last
         self.expected_messages: list[str | bytes] = []
@@ -241,29 +241,43 @@ class Acceptor:
                 stuck = entry.what == "closes" and self.stalled
                 self.gone_at = math.inf if self.unreceived or stuck else entry.time
             case "stalls" | "resumes":
-                self.stalled = entry.what == "stalls"
-                since, self.stalled_at = self.stalled_at, entry.time if self.stalled else math.inf
-                self.longest_stall = max(self.longest_stall, entry.time - since)
-                if self.gone and not (self.stalled or self.unreceived):
-                    self.gone_at = min(self.gone_at, entry.time)
+                self._stall(stalled=entry.what == "stalls")
             case "sends data":
                 self.unreceived.append(entry.detail)
             case "bursts":
                 self.unreceived += entry.detail
             case "write waits":
-                refused = self._refuses_a_websocket(entry)
-                self.unable = math.inf if refused else UNABLE[entry.detail]
-                self.patience = self.send_timeout + self.unable
-                self.blocked_since = (
-                    entry.time if self.blocked_since is None else self.blocked_since
-                )
+                self._block(entry)
             case "write done":
                 self._unblock()
+            case "is given up":
+                self._give_up()
             case "is cancelled":
                 self.cancelled = True
                 self._tell_to_end()
             case _:
                 pass
+
+    def _stall(self, *, stalled: bool) -> None:
+        self.stalled = stalled
+        self.stalled_at = min(self.stalled_at, self._time) if stalled else math.inf
+        if self.gone and not (stalled or self.unreceived):
+            self.gone_at = min(self.gone_at, self._time)
+
+    def _block(self, entry: Entry) -> None:
+        refused = self._refuses_a_websocket(entry)
+        self.unable = math.inf if refused else UNABLE[entry.detail]
+        self.patience = self.send_timeout + self.unable
+        self.blocked_since = entry.time if self.blocked_since is None else self.blocked_since
+
+    def _give_up(self) -> None:
+        self.given_up = True
+        self._must(
+            self._time >= self.stalled_at + self.servers_patience,
+            4,
+            "the server gave its client up before {:g} s without reading were over",
+            self.servers_patience,
+        )
 
     def _refuses_a_websocket(self, entry: Entry) -> bool:
         """The head of a refusal goes out with its body, and waits like one."""
@@ -597,11 +611,6 @@ class Acceptor:
                 self.told_at,
             )
 
-    def may_be_given_up(self) -> bool:
-        """Whether its client has not read for so long that the server does not wait any more."""
-        stall = max(self.longest_stall, self._time - self.stalled_at)
-        return stall >= self.servers_patience
-
     @property
     def is_over(self) -> bool:
         """Whether the handler has ended, and nobody waits for it."""
@@ -692,7 +701,7 @@ class Acceptor:
     def _wrote_all(self) -> bool:
         """Whether everything that was returned had to be written."""
         lost = isinstance(self.reason, (Crashed, Failed, Disconnected, ShutDown))
-        return not (lost or self.gone or self.cancelled or self.may_be_given_up())
+        return not (lost or self.gone or self.cancelled or self.given_up)
 
     def finish(self, index: int, now: float) -> None:
         """The run is over.
@@ -732,7 +741,7 @@ def _text(data: str | bytes | None) -> str:
 _OF_CLIENTS = frozenset(
     (
         *("disconnects", "closes", "stalls", "resumes", "sends data", "bursts"),
-        *("write waits", "write done", "is cancelled"),
+        *("write waits", "write done", "is given up", "is cancelled"),
     )
 )
 """What clients and their connections do, as far as it matters."""
@@ -792,7 +801,7 @@ def _failed_truly(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:
     waited = acceptor.unblocked_at == acceptor._time or (  # noqa: SLF001 - one thing in two parts
         since is not None and acceptor._time >= since + acceptor.send_timeout  # noqa: SLF001
     )
-    return waited or acceptor.may_be_given_up(), "no write has waited that long"
+    return waited or acceptor.given_up, "no write has waited that long"
 
 
 def _stopped_truly(acceptor: Acceptor, _reason: Any) -> tuple[bool, str]:

@@ -4,6 +4,8 @@ Laws of this file:
 
 * Nothing of the server is modelled: its connections, its transport and its writes at the end of a
   turn are those that it has in production; only sockets, epoll and the clock are others.
+* A fault of the server ends the run, whoever would have caught it: what a client reads is written
+  inside of the server, and of the application.
 * Each request has a connection of its own.
 """
 
@@ -11,7 +13,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -25,8 +27,9 @@ from ..server._connection import Connection
 from ..server._epoll_transport import EpollTransport
 from ..server._scope import Surroundings
 from ..server._settings import Settings
+from ..server._transport import ClientGone
 from ..server._worker import Worker
-from ._client_wire import Hangup, ResponseReader, Sight, frame_of
+from ._client_wire import Hangup, ResponseReader, ServerError, Sight, frame_of
 from ._exchange import ClientSide
 from ._network import MemoryNews, MemorySocket
 
@@ -66,7 +69,7 @@ class OwnWorker:
             task_status: told when whatever belongs to the server waits for clients.
         """
         async with trio.open_nursery() as nursery:
-            worker = Worker(self._call, _CONFIG, nursery, self._notice, self._news)
+            worker = _Worker(self._call, _CONFIG, nursery, self._notice, self._news)
             nursery.start_soon(worker.run)
             async with trio.open_nursery() as self._nursery:
                 worker.cancellation.happens_with(self._nursery)
@@ -108,7 +111,9 @@ class OwnWorker:
         self, name: str, method: str, note: Callable[..., None], arrived: Callable[[], None]
     ) -> OwnConnection:
         """A client connects; see `OwnConnection`."""
-        return OwnConnection(name, method, note, partial(MemorySocket, self._news, arrived))
+        assert self._worker is not None
+        open_socket = partial(MemorySocket, self._news, arrived)
+        return OwnConnection(name, method, note, open_socket, self._worker.report)
 
     async def serve(self, connection: ClientSide) -> None:
         """Serve one connection, from its beginning to its end."""
@@ -127,8 +132,18 @@ class OwnWorker:
             worker.connections.discard(served)
 
 
+class _Worker(Worker):
+    """A worker whose faults end the run."""
+
+    def report(self, error: Exception) -> None:
+        async def fail() -> None:
+            raise error
+
+        self.nursery.start_soon(fail, name="<fault>")
+
+
 class _Connection(Connection):
-    """A connection that tells when its application has to wait for the client."""
+    """A connection that tells what no client sees: that its application waits, or it waits no more."""
 
     __slots__ = ("client",)
 
@@ -141,6 +156,11 @@ class _Connection(Connection):
         with self.client.waiting():
             await super().write_slowly(data)
 
+    def lose(self, why: str, more: Mapping[str, Any] = ClientGone.why) -> None:
+        if "send_timeout" in more and not self.lost:
+            self.client.given_up()
+        super().lose(why, more)
+
 
 class OwnConnection:
     """One connection, as its client has it; see `FakeConnection`.
@@ -150,6 +170,7 @@ class OwnConnection:
         method: the request's method.
         note: writes the journal.
         open_socket: makes the server's end, of what says how much it may hold.
+        report: told what no client understands.
     """
 
     def __init__(
@@ -158,6 +179,7 @@ class OwnConnection:
         method: str,
         note: Callable[..., None],
         open_socket: Callable[[Callable[[], float]], MemorySocket],
+        report: Callable[[Exception], object],
     ) -> None:
         self.name = name
         self.window: float = math.inf
@@ -166,6 +188,7 @@ class OwnConnection:
         self.returned: bool = False
         self.error: BaseException | None = None
         self._note = note
+        self._report = report
         self._reader = ResponseReader(method)
         self._waits = 0
 
@@ -197,6 +220,10 @@ class OwnConnection:
         """The application has raised."""
         self.error = error
         self._note(self.name, "application raised", error)
+
+    def given_up(self) -> None:
+        """The server does not wait any more for a client that takes nothing."""
+        self._note(self.name, "is given up")
 
     @contextmanager
     def waiting(self) -> Generator[None]:
@@ -251,9 +278,13 @@ class OwnConnection:
         if data:
             if most < math.inf:
                 self.wanted -= len(data)
-            for what, value in self._reader.feed(data):
-                if what == "ping":
-                    self.feed([{"type": "pong", "bytes": value}])
-                else:
-                    yield what, value
+            try:
+                for what, value in self._reader.feed(data):
+                    if what == "ping":
+                        self.feed([{"type": "pong", "bytes": value}])
+                    else:
+                        yield what, value
+            except (ServerError, ValueError) as error:
+                self._report(error)
+                self.lose_reader()
             self.socket.make_room()
