@@ -100,7 +100,7 @@ class Worker:
         self._notice = notice
         self._clock = Clock()
         self._config = config
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # in their order
         self._context: WorkerContext | None = None
         self._wait = self.wait_for_shutdown()
         self._hosts = frozenset(name.encode() for name in config.server_names)
@@ -184,7 +184,7 @@ class Worker:
                 wait_for_shutdown=self._wait,
             )
             connection = Connection(self, transport, around)
-            self.connections.add(connection)
+            self.connections[connection] = None
             first = await connection.run()
             if first:
                 released = connection.transport.release()
@@ -195,7 +195,7 @@ class Worker:
             await self.log.exception("A connection has failed")
         finally:
             if connection is not None:
-                self.connections.discard(connection)
+                self.connections.pop(connection, None)
             if isinstance(stream, socket.socket):
                 stream.close()
 

@@ -125,11 +125,11 @@ class OwnWorker:
         transport = EpollTransport(cast("socket.socket", connection.socket), worker.readiness)
         served = _Connection(worker, transport, self._around)
         served.client = connection
-        worker.connections.add(served)
+        worker.connections[served] = None
         try:
             await served.run()
         finally:
-            worker.connections.discard(served)
+            del worker.connections[served]
 
 
 class _Worker(Worker):
