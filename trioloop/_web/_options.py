@@ -110,7 +110,7 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
         )
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Handler)):
         raise TypeError(f"a handler class or a callable that returns a handler, not {factory!r}")
-    _check_needs_nothing(factory)
+    _check_needs_nothing(cast("Any", factory))
     owners = (cast("Any", factory),) if isinstance(factory, type) else _ALL_KINDS
     for name in overrides:
         if not any(_is_option(owner, name) for owner in owners):
