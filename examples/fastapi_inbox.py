@@ -2,9 +2,9 @@
 
 ``pip install fastapi``, then run it from the top of the project:
 
-    hypercorn -k trio examples/fastapi_inbox.py:app
+    trioloop serve examples/fastapi_inbox.py:app
 
-Ada waits for a message and gets one:
+or with ``hypercorn -k trio examples/fastapi_inbox.py:app``. Ada waits for a message and gets one:
 
     curl -i -H "X-User: ada" http://127.0.0.1:8000/inbox
     curl --json '{"to": "ada", "text": "hello"}' http://127.0.0.1:8000/messages

@@ -2,9 +2,10 @@
 
 Run it from the top of the project:
 
-    hypercorn -k trio examples/starlette_mount.py:app
+    trioloop serve examples/starlette_mount.py:app
 
-An ordinary page, a handler as a route of its own, and one as the endpoint of a route:
+or with ``hypercorn -k trio examples/starlette_mount.py:app``. An ordinary page, a handler as a route
+of its own, and one as the endpoint of a route:
 
     curl http://127.0.0.1:8000/
     curl -i http://127.0.0.1:8000/poll

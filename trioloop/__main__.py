@@ -125,7 +125,9 @@ def _in_directory(application: str, directory: str) -> str:
 
 
 def _application(text: str) -> str:
-    if not all(text.split(":")):
+    parts = text.split(":")
+    most = 3 if parts[0] in ("asgi", "wsgi") else 2
+    if not all(parts) or len(parts) > most:
         raise argparse.ArgumentTypeError(f"{text!r} is not module:attribute, such as main:app")
     return text
 
@@ -158,16 +160,18 @@ def _whole(least: int) -> Callable[[str], int]:
     return whole
 
 
-_TCP: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(%\w+)?\](?=:)|[^:\[\]/\s]*)(:(?P<port>[0-9]{1,5}))?")
+_TCP: Final = re.compile(r"(\[[0-9A-Fa-f:.]+(%\w+)?\](?=:)|[^:\[\]/\s]*)(:(?P<port>[0-9]+))?")
 
 
 def _tcp_address(text: str) -> str:
     """Check an address, which Hypercorn would take for another one where it is misspelt."""
     match = _TCP.fullmatch(text)
-    if not text or match is None or int(match["port"] or 0) > 65535:
+    if not text or match is None:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not HOST:PORT, such as 127.0.0.1:8000 or [::1]:8000"
         )
+    if len(match["port"] or "") > 5 or int(match["port"] or 0) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} has a port above 65535, where ports end")
     if text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} names no host: 127.0.0.1:{text} does")
     return text
@@ -200,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, help=_VERSION_HELP)
-    commands = parser.add_subparsers(title="commands", metavar="command", required=True)
+    commands = parser.add_subparsers(title="commands", required=True)
     _fill_serve(
         commands.add_parser(
             "serve",
@@ -256,9 +260,27 @@ def _fill_demo(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="where to listen (default: %(default)s)",
     )
+    _refuse_host_and_port(parser)
+
+
+def _refuse_host_and_port(parser: argparse.ArgumentParser) -> None:
+    """Name ``--bind`` to those who know the options of other servers."""
+
+    def refused(address: str) -> Callable[[str], str]:
+        def refuse(text: str) -> str:
+            bind = address.format(f"[{text}]" if ":" in text else text)
+            raise argparse.ArgumentTypeError(f"there is no such option; --bind {bind} does it")
+
+        return refuse
+
+    for flag, address in (("--host", "{}:8000"), ("--port", "127.0.0.1:{}")):
+        parser.add_argument(
+            flag, type=refused(address), default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
 
 
 def _fill_listening(parser: argparse.ArgumentParser) -> None:
+    _refuse_host_and_port(parser)
     setting = _settings(parser, "connections")
     setting(
         "bind",

@@ -6,6 +6,8 @@ A ``python`` block is compiled and executed. A comment on the line before it can
     it is compiled only
 ``<!-- snippet: continue -->``
     it goes on where the block before it ended, with the same names
+``<!-- snippet: tests of inbox -->``
+    it is a file of tests, which are called; what comes before it is the module ``inbox``
 
 A ``console`` block's ``trioloop`` and ``hypercorn`` commands use only options that exist.
 """
@@ -33,7 +35,8 @@ BLOCK = re.compile(
     """,
     re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
-MARK = re.compile(r"continue|no-run \(.+\)")
+TESTS_OF = "tests of "
+MARK = re.compile(rf"continue|no-run \(.+\)|{TESTS_OF}\w+")
 
 
 @dataclass(frozen=True)
@@ -72,11 +75,11 @@ def read_pages() -> list[Block]:
 
 
 def chain_of(block: Block, blocks: list[Block]) -> list[Block]:
-    """The block, after those that it continues."""
+    """The block, after those that it continues or tests."""
     chain = [block]
     earlier = [other for other in blocks if other.file == block.file and other.line < block.line]
-    while chain[0].mark == "continue":
-        runnable = [other for other in earlier if not other.mark.startswith("no-run")]
+    while chain[0].mark == "continue" or chain[0].mark.startswith(TESTS_OF):
+        runnable = [other for other in earlier if not other.mark.startswith(("no-run", TESTS_OF))]
         assert runnable, f"{block} continues nothing"
         chain.insert(0, runnable[-1])
         earlier = [other for other in earlier if other.line < chain[0].line]
@@ -84,10 +87,23 @@ def chain_of(block: Block, blocks: list[Block]) -> list[Block]:
 
 
 def execute(chain: list[Block], monkeypatch) -> None:
-    module = ModuleType("snippet")  # a real module: dataclasses and type hints look it up by name
-    monkeypatch.setitem(sys.modules, "snippet", module)
+    module = make_module("snippet", monkeypatch)
     for block in chain:
-        exec(block.compile(), vars(module))
+        if not block.mark.startswith(TESTS_OF):
+            exec(block.compile(), vars(module))
+            continue
+        monkeypatch.setitem(sys.modules, block.mark.removeprefix(TESTS_OF), module)
+        tests = vars(make_module("snippet_tests", monkeypatch))
+        exec(block.compile(), tests)
+        for name in [name for name in tests if name.startswith("test_")]:
+            tests[name]()
+
+
+def make_module(name: str, monkeypatch) -> ModuleType:
+    """A real module: dataclasses and type hints look it up by name."""
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
 
 
 BLOCKS = read_pages()
@@ -202,6 +218,24 @@ def test_a_block_that_continues_has_the_names_of_the_one_before(monkeypatch):
     blocks = list(blocks_in("page.md", PAGE))
     assert chain_of(blocks[1], blocks) == blocks[:2]
     execute(blocks[:2], monkeypatch)
+
+
+def test_a_file_of_tests_imports_what_comes_before_it_and_is_run(monkeypatch):
+    text = """\
+```python
+x = 1
+```
+<!-- snippet: tests of page -->
+```python
+from page import x
+def test_x():
+    assert x == 2
+```
+"""
+    blocks = list(blocks_in("page.md", text))
+    with pytest.raises(AssertionError) as caught:
+        execute(chain_of(blocks[1], blocks), monkeypatch)
+    assert caught.traceback[-1].lineno + 1 == 8
 
 
 def test_a_failing_block_fails_at_its_line(monkeypatch):

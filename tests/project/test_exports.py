@@ -134,6 +134,17 @@ def test_the_test_kit_imports_no_test_framework_before_it_is_asked_for():
     assert result.stdout.split() == []
 
 
+@pytest.mark.parametrize("name", ["HandlerMachine", "Reached", "check_handler"])
+def test_what_needs_hypothesis_names_the_extra_where_there_is_none(name):
+    code = f"import sys; sys.modules['hypothesis'] = None; from trioloop.testing import {name}"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stderr.splitlines()[-1] == (
+        f"ModuleNotFoundError: {name} needs Hypothesis: pip install 'trioloop[testing]'"
+    )
+
+
 def test_the_reference_describes_each_public_name_exactly_once():
     described = documented_names()
     assert sorted(set(PROMISED) - set(described)) == [], "names without an autodoc directive"

@@ -614,6 +614,8 @@ def test_what_is_not_given_stays_as_hypercorn_has_it(configured):
         ("", ("module:app",)),
         (":app", ("':app' is not module:attribute",)),
         ("main:", ("'main:' is not module:attribute",)),
+        ("main:app:x", ("'main:app:x' is not module:attribute",)),
+        ("asgi:main:app:x", ("'asgi:main:app:x' is not module:attribute",)),
         ("main --graceful-timeout -1", ("--graceful-timeout", "'-1'", "0 or more")),
         ("main --graceful-timeout nan", ("'nan'", "0 or more")),
         ("main --keep-alive soon", ("--keep-alive", "'soon' is not a number of seconds")),
@@ -622,7 +624,10 @@ def test_what_is_not_given_stays_as_hypercorn_has_it(configured):
         ("main --backlog -1", ("--backlog", "'-1'")),
         ("main -b 8000", ("--bind", "'8000' names no host", "127.0.0.1:8000")),
         ("main -b localhost:http", ("'localhost:http' is not HOST:PORT",)),
-        ("main -b localhost:65536", ("'localhost:65536'",)),
+        ("main -b localhost:65536", ("'localhost:65536' has a port above 65535",)),
+        (f"main -b localhost:{'9' * 5000}", ("has a port above 65535",)),
+        ("main --port 80", ("--port", "no such option", "--bind 127.0.0.1:80")),
+        ("main --host=::", ("--host", "no such option", "--bind [::]:8000")),
         ("main -b ::1:8000", ("'::1:8000'", "[::1]:8000")),
         ("main -b [::1]", ("'[::1]'", "[::1]:8000")),
         ("main -b http://localhost", ("'http://localhost' is not HOST:PORT",)),
@@ -643,6 +648,13 @@ def test_an_option_that_cannot_be_right_is_refused_with_its_value(here, capsys, 
     printed = capsys.readouterr().err.splitlines()[-1]
     for fragment in fragments:
         assert fragment in printed
+
+
+def test_without_a_command_those_that_there_are_are_named(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([])
+    assert exit_.value.code == 2
+    assert "required: {serve,demo}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [(), ("serve",)])

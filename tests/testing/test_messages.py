@@ -561,6 +561,4 @@ def test_the_kit_is_imported_without_hypothesis():
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    assert ran.stdout.strip() == (
-        "messages_for needs Hypothesis, which is not installed: pip install hypothesis"
-    )
+    assert ran.stdout.strip() == ("messages_for needs Hypothesis: pip install 'trioloop[testing]'")

@@ -185,6 +185,27 @@ def test_a_body_is_sent_piece_by_piece(sim):
     assert exchange.json()[3] == "one, two"
 
 
+@pytest.mark.parametrize("body", [b"", b"all of it"])
+def test_nothing_can_be_sent_behind_a_body_that_is_complete(sim, body):
+    exchange = sim.request("GET", "/events", body=body)
+    with pytest.raises(
+        RuntimeError, match=r"body of <client 1: GET /events> is complete.*body=None"
+    ):
+        exchange.send("more")
+
+
+def test_nothing_can_be_sent_behind_the_last_piece(sim):
+    exchange = sim.post("/echo", body=None)
+    exchange.send("all of it", more=False)
+    with pytest.raises(RuntimeError, match="is complete"):
+        exchange.send("more")
+
+
+def test_a_last_event_id_is_a_string(sim):
+    with pytest.raises(TypeError, match=r"last_event_id is a string, .*not 1"):
+        sim.sse("/events", last_event_id=1)
+
+
 def test_routes_that_are_no_handlers_are_served_too(sim):
     plain = sim.get("/plain")
     assert (plain.status, plain.text, plain.reason) == (200, "plain", None)

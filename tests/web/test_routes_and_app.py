@@ -230,6 +230,58 @@ async def test_a_bad_path_is_refused_at_once(autojump_clock, path):
         App().route(path, Hello)
 
 
+async def endpoint(request):
+    """An endpoint of Starlette's, which is no handler."""
+
+
+class Greet(LoopHandler[str]):
+    def __init__(self, greeting):
+        self.greeting = greeting
+
+    def init(self, request):
+        return Reply(200, body=self.greeting)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: App().route("/", endpoint),
+        lambda: HandlerRoute("/", endpoint),
+        lambda: Hub().endpoint(endpoint),
+    ],
+)
+async def test_a_plain_endpoint_is_refused_at_once_with_the_way_out(autojump_clock, make):
+    message = r"endpoint is no handler: .*'request'; .* without arguments .* Starlette's own"
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+async def test_a_class_that_needs_arguments_is_refused_at_once_with_the_way_out(autojump_clock):
+    with pytest.raises(TypeError, match=r"Greet\(\) .*'greeting'; .*functools\.partial\(Greet, .*"):
+        App().route("/", Greet)
+
+
+@pytest.mark.parametrize("make", [partial(Greet, "hello"), lambda: Greet("hello")])
+async def test_a_callable_gives_a_class_its_arguments(autojump_clock, make):
+    app = App()
+    app.route("/", make)
+    async with serve(app) as client:
+        assert (await get(client)).body == b"hello"
+
+
+async def test_a_callable_whose_signature_cannot_be_read_is_accepted(autojump_clock):
+    class Unreadable:
+        __signature__ = "none"
+
+        def __call__(self):
+            return Greet("hello")
+
+    app = App()
+    app.route("/", Unreadable())
+    async with serve(app) as client:
+        assert (await get(client)).body == b"hello"
+
+
 # -- options ---------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ by then, and in any case before ``init``.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
@@ -109,6 +110,7 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
         )
     if not callable(factory) or (isinstance(factory, type) and not issubclass(factory, Handler)):
         raise TypeError(f"a handler class or a callable that returns a handler, not {factory!r}")
+    _check_needs_nothing(cast("Any", factory))
     owners = (cast("Any", factory),) if isinstance(factory, type) else _ALL_KINDS
     for name in overrides:
         if not any(_is_option(owner, name) for owner in owners):
@@ -116,6 +118,28 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
             who = getattr(cast("object", factory), "__name__", "this handler")
             raise TypeError(f"{who} has no option {name!r}; it has {', '.join(known)}")
     check_options(owners[0], overrides)
+
+
+def _check_needs_nothing(factory: Callable[..., object]) -> None:
+    """Refuse what cannot be called without arguments, as far as its signature tells."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # as of some callables that are written in C
+        return
+    try:
+        signature.bind()
+    except TypeError as error:
+        name = getattr(factory, "__name__", repr(factory))
+        if isinstance(factory, type):
+            raise TypeError(
+                f"{name}() cannot be called without arguments: {error}; give a callable that makes"
+                f" the handler, such as functools.partial({name}, ...) or a lambda"
+            ) from None
+        raise TypeError(
+            f"{name} is no handler: {error}; a handler is a handler class, or a callable without"
+            " arguments that makes one. A plain endpoint, which takes the request, belongs to a"
+            " route of Starlette's own: Route(path, endpoint)"
+        ) from None
 
 
 def _is_option(owner: Any, name: str) -> bool:

@@ -90,7 +90,15 @@ _ON_USE = {
 def __getattr__(name: str) -> object:
     if name not in _ON_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(importlib.import_module(_ON_USE[name], __name__), name)
+    try:
+        module = importlib.import_module(_ON_USE[name], __name__)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "hypothesis":
+            raise
+        raise ModuleNotFoundError(
+            f"{name} needs Hypothesis: pip install 'trioloop[testing]'", name=error.name
+        ) from error
+    globals()[name] = getattr(module, name)
     _show_public_names(globals(), [name])
     return globals()[name]
 

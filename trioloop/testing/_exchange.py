@@ -219,6 +219,7 @@ class Exchange:
         self._length: int | None = None  # of the body, when the head tells
         self._reading = True
         self._left = False
+        self._body_is_complete = request.body is not None
         self._decoder = EventStreamDecoder()
         self._events: list[ServerSentEvent] = []
         self.dispatched: list[ServerSentEvent] = []  # all of them, also those taken out of `events`
@@ -286,6 +287,11 @@ class Exchange:
         self._send_frame({"type": "close", "code": code, "reason": reason})
 
     def _send_body(self, data: str | bytes, *, more: bool) -> None:
+        if self._body_is_complete:
+            raise RuntimeError(
+                f"the body of {self!r} is complete; a request with body=None leaves it to send()"
+            )
+        self._body_is_complete = not more
         body = data.encode() if isinstance(data, str) else data
         self._note("sends" if more else "sends last", body)
         self.connection.feed_body(body, more=more)

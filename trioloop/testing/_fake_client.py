@@ -275,6 +275,9 @@ class FakeClient:
             method: any method.
             headers: names and values.
             json: a body as JSON.
+
+        Raises:
+            TypeError: the last event's id is no string.
         """
         sent = event_stream_headers(headers, last_event_id)
         return await self.request(method, target, headers=sent, json=json)
@@ -364,6 +367,9 @@ class FakeExchange(Exchange):
         Args:
             data: the piece, or the message.
             more: whether another piece will follow.
+
+        Raises:
+            RuntimeError: the body is complete.
         """
         self._send(data, more=more)
         await self._client.settle()

@@ -218,7 +218,7 @@ class _Builder:
             from hypothesis import strategies
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "messages_for needs Hypothesis, which is not installed: pip install hypothesis"
+                "messages_for needs Hypothesis: pip install 'trioloop[testing]'"
             ) from error
         self._reject = hypothesis.reject
         self._st = strategies

@@ -499,6 +499,9 @@ class Simulation:
             method: any method.
             headers: names and values.
             json: a body as JSON.
+
+        Raises:
+            TypeError: the last event's id is no string.
         """
         sent = event_stream_headers(headers, last_event_id)
         return self.request(method, target, headers=sent, json=json)
@@ -685,6 +688,9 @@ class SimulatedExchange(Exchange):
         Args:
             data: the piece, or the message.
             more: whether another piece will follow.
+
+        Raises:
+            RuntimeError: the body is complete.
         """
         self._send(data, more=more)
         self._simulation.settle()

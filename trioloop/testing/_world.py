@@ -399,7 +399,13 @@ def make_handshake(
 def event_stream_headers(
     headers: Mapping[str, str] | None, last_event_id: str | None
 ) -> dict[str, str]:
-    """What a browser's EventSource asks with (WHATWG HTML, section 9.2.2)."""
+    """What a browser's EventSource asks with (WHATWG HTML, section 9.2.2).
+
+    Raises:
+        TypeError: the id is no string.
+    """
+    if not isinstance(last_event_id, str | None):
+        raise TypeError(f"last_event_id is a string, as the stream had it, not {last_event_id!r}")
     sent = {"accept": "text/event-stream", "cache-control": "no-store", **(headers or {})}
     if last_event_id is not None:
         sent["Last-Event-ID"] = last_event_id
