@@ -21,7 +21,6 @@ from typing import Any
 
 import h2.config
 import h2.connection
-import h2.settings
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -402,8 +401,8 @@ async def test_a_client_that_takes_nothing_is_given_up_with_a_reason(window):
         server.client(receive_buffer=4096 if window else None) as client,
     ):
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
-        settings = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 2**31 - 1} if window else {}
-        connection.local_settings.update(settings)
+        if window:
+            connection.local_settings.initial_window_size = 2**31 - 1
         connection.initiate_connection()
         if window:
             connection.increment_flow_control_window(window)
