@@ -198,7 +198,7 @@ def test_lambdas_get_names_in_what_is_printed():
     with pytest.raises(AssertionError) as found:
         check_handler(
             lambda: News(),  # noqa: PLW0108 - that is what is tested
-            app=lambda: make_news_app(),  # noqa: PLW0108
+            app=lambda: make_news_app(),  # noqa: PLW0108 - the same
             path="/news",
             messages=st.just("hi"),
             invariants=[silence],

@@ -221,7 +221,6 @@ def test_without_pytest_randomly(elsewhere):
 
 
 def test_with_pytest_randomly(elsewhere):
-    pytest.importorskip("pytest_randomly")
     result = run_pytest(
         elsewhere,
         tests=[SIMULATED, ASYNC, GIVEN, MACHINE],

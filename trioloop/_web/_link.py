@@ -181,11 +181,9 @@ class Link:
 
     def reason_for(self, error: Exception) -> TerminateReason:
         """Why the handler ends when ``send`` has raised this."""
-        return (
-            self._why_gone(getattr(error, "why", NOTHING))
-            if isinstance(error, GONE)
-            else Failed(error)
-        )
+        if not isinstance(error, GONE):
+            return Failed(error)
+        return self._why_gone(getattr(error, "why", NOTHING))
 
     def _why_gone(self, told: Mapping[str, Any]) -> TerminateReason:
         """What a server says of the end, see trioloop/server/_scope.py."""

@@ -4,12 +4,13 @@ Laws of this file:
 
 * It knows what `trioloop serve` writes, and nothing else: what does not look like that is an error,
   so a fault of the server is not read over.
-* A client without a scheduler of its own: it masks its frames with zeros (RFC 6455, section 5.3, has
-  them unpredictable, for the sake of proxies).
+* Frames are masked with zeros, so that the same run writes the same bytes. Real clients must not be
+  as predictable, for the sake of proxies (RFC 6455, section 5.3).
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
@@ -27,10 +28,19 @@ OWN_HEADERS: Final = frozenset(
 )
 """What the server adds for itself, and the application knows nothing of."""
 
-_TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _FINAL = 0x80
 _MASKED = 0x80
 _NO_MASK = b"\0\0\0\0"
+
+
+class Opcode(enum.IntEnum):
+    """What a frame is (RFC 6455, section 5.2)."""
+
+    TEXT = 0x1
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
 
 
 class ServerError(AssertionError):
@@ -47,12 +57,16 @@ def frame_of(event: Message) -> bytes:
         case "close":
             code, reason = event["code"], event["reason"]
             payload = b"" if code is None else code.to_bytes(2) + reason.encode()
-            return _frame(_CLOSE, payload)
+            return _frame(Opcode.CLOSE, payload)
         case "pong":
-            return _frame(_PONG, event["bytes"])
+            return _frame(Opcode.PONG, event["bytes"])
         case _:
             text = event["text"]
-            return _frame(_BINARY, event["bytes"]) if text is None else _frame(_TEXT, text.encode())
+            return (
+                _frame(Opcode.BINARY, event["bytes"])
+                if text is None
+                else _frame(Opcode.TEXT, text.encode())
+            )
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
@@ -191,20 +205,20 @@ class ResponseReader:
             return
         opcode = self._taken(head)[0] ^ _FINAL
         yield _sight_of(opcode, self._taken(size))
-        if opcode == _CLOSE:
+        if opcode == Opcode.CLOSE:
             self._step = None
 
 
 def _sight_of(opcode: int, payload: bytes) -> Sight:
     match opcode:
-        case 0x1:
+        case Opcode.TEXT:
             return "message", payload.decode()
-        case 0x2:
+        case Opcode.BINARY:
             return "message", payload
-        case 0x8:
+        case Opcode.CLOSE:
             code = int.from_bytes(payload[:2]) if payload else None
             return "close", (code, payload[2:].decode())
-        case 0x9:
+        case Opcode.PING:
             return "ping", payload
         case _:
             raise ServerError(f"a frame with opcode {opcode:#x}")
