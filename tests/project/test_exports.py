@@ -155,7 +155,7 @@ PLUMBING = {
     "Simulation": {"note_stop", "why_it_runs"},
     "SimulatedRef": {"name"},
     "VirtualClock": {"start_clock", "deadline_to_sleep_time"},  # for Trio
-    "Schedule": {"shuffle", "random", "uniform"},  # for Trio
+    "Schedule": {"shuffle", "random", "uniform", "arrange"},  # for Trio, and for the hub
     "FakeConnection": {"begin", "cancel", "feed_body", "make_room", "read", "run"},
     "HandlerMachine": {"message_strategy", "burst_strategy", "is_websocket", "teardown"},
 }

@@ -162,7 +162,11 @@ async def assert_farewell(it, kind):
 @pytest.mark.skipif(not available, reason="sockets are waited for by Trio here")
 async def test_under_our_worker_a_handler_lives_in_the_task_of_the_asgi_call(worker):
     async with started() as it:
-        it.tell(lambda handler: it.heard.put(trio.lowlevel.current_task()))
+
+        async def hear_the_task(_handler):
+            it.heard.put(trio.lowlevel.current_task())
+
+        it.tell(hear_the_task)
         in_call = await it.heard.next() is it.around.tasks[0]
         assert in_call == (worker == "trioloop")
 

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias, final
 import trio
 
 from ._alarms import Clock
+from ._dispatcher import Dispatcher
 from ._errors import HubNotRunning, MessageTooLarge, ProtocolViolation, SendTimedOut
 from ._instrument import DeadLetter, Instrument, Orchestra
 from ._loop import run_handler
@@ -97,6 +98,7 @@ class HubCore:
             None  # sees every machine before it starts
         )
         self.orchestra: Orchestra | None = Orchestra(instruments) if instruments else None
+        self.dispatcher: Dispatcher = Dispatcher()
         self._clock: Clock | None = None
         self._time = trio.CancelScope(shield=True)
         self._machines: dict[Machine, None] = {}
@@ -174,12 +176,14 @@ class HubCore:
         if self._clock is None:
             assert self._nursery is not None
             self._clock = Clock()
-            self._nursery.start_soon(self._keep_time, self._clock)
+            self._nursery.start_soon(self._serve_residents, self._clock)
         return self._clock
 
-    async def _keep_time(self, clock: Clock) -> None:
+    async def _serve_residents(self, clock: Clock) -> None:
         with self._time:  # until the last of them has ended
-            await clock.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.dispatcher.run)
+                await clock.run()
 
     async def _wait_until_empty(self) -> None:
         # Some handlers live in tasks that are not the hub's.

@@ -8,7 +8,7 @@ Laws of this file:
   cancels them, for a reason that interrupts. One scope serves all turns. Where a handler lives in
   somebody else's task, each has a scope of its own, and what cancels that task ends the handler.
 * A wait is not cancelled by the machine but woken, for whatever concerns the handler: a message, its
-  end, the alarm, its nursery.
+  end, the alarm, its nursery. While it lasts, somebody else may do what takes no time (`go_on`).
 * A handler that hibernates has no task of its own and no nursery: its machine and its mailbox are all
   that is left.
 * The alarm belongs to whoever listens to the client. It moves only when it must, and may ring too
@@ -17,8 +17,9 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, Final, cast
+import enum
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal, cast, final
 
 import trio
 
@@ -30,6 +31,18 @@ MAX_BATCH: Final = 64
 """Messages whose output may share one write, and that are handled between two checkpoints."""
 MAX_BATCH_BYTES: Final = 64 * 1024
 """Bytes of output that may share one write."""
+
+
+@final
+class Pause(enum.Enum):
+    """No message can be handled, and nothing is to be awaited."""
+
+    WAIT = "WAIT"
+    AGAIN = "AGAIN"
+
+
+WAIT: Final = Pause.WAIT
+AGAIN: Final = Pause.AGAIN
 
 
 async def run_handler(m: Machine) -> None:
@@ -74,66 +87,84 @@ async def run_handler(m: Machine) -> None:
 async def take_turns(m: Machine) -> None:
     """Handle messages until there is a reason to end, or to leave the nursery."""
     await look_at_clock(m)
-    turns = 0
+    while (awaitable := go_on(m)) is not None:
+        if awaitable is not WAIT:
+            await awaitable
+            continue
+        await m.mailbox.wait()
+        if m.left is not None:
+            awaitable, m.left = m.left, None
+            await awaitable
+        m.phase = "running"
+        if m.woken:
+            m.woken = False
+            await look_at_clock(m)
+
+
+def go_on(m: Machine) -> Awaitable[object] | Literal[Pause.WAIT] | None:
+    """Do what takes no time, in the handler's task or for it.
+
+    Returns:
+        What to await; `WAIT` when nothing is left to do; `None` when there is a reason to leave the
+        turns.
+    """
     while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
         message = NOTHING if m.ahead and m.output.pending else m.next_message()  # before a Then
         if message is NOTHING:
-            waiting = begin_to_write_or_wait(m)
-            if waiting is None:
-                return
-            await waiting
-            m.phase = "running"
-            if m.woken:
-                m.woken = False
-                await look_at_clock(m)
+            left = write_or_pause(m)
+            if left is not AGAIN:
+                return left
             continue
         awaitable = m.handle(message)
-        if awaitable is not None:
-            await m.complete(awaitable)
-        writing = m.message_done(message)
-        turns += 1
-        if turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
-            writing = writing or m.flush(m.note_silence()) or breathe()
-        if writing is not None:
-            await writing
+        left = end_turn(m, message) if awaitable is None else finish_turn(m, awaitable, message)
+        if left is not None:
+            return left
+    return None
 
 
-def breathe() -> Awaitable[None]:
-    """Let others have their turn."""
-    return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the loop awaits it
-
-
-def begin_to_write_or_wait(m: Machine) -> Awaitable[object] | None:
-    """Write what is pending; if that takes no time, wait for what comes next.
+def write_or_pause(m: Machine) -> Awaitable[object] | Pause | None:
+    """Write what is pending; if that takes no time, there is a pause.
 
     Returns:
-        What to await; `None` when a handler that hibernates has nothing to do.
+        As of `go_on`; `AGAIN` when that may have given it something to do.
     """
     if m.output.pending:
         writing = m.flush(m.note_silence())
         if writing is not None:
             return writing
         if m.ahead or m.reason is not None:
-            return NOT_AT_ALL
-    if m.called:
+            return AGAIN
+    elif m.called:
         m.note_silence()
     if m.hibernating and not m.has_child_tasks():
         return None
     if m.visits is not None:
         m.meet_visits()
-        return NOT_AT_ALL
+        return AGAIN
     m.prepare_to_wait()
-    return m.mailbox.wait()
+    return WAIT
 
 
-class _Immediately:
-    """What takes no time to await, and is no checkpoint."""
+async def finish_turn(m: Machine, awaitable: Awaitable[object], message: object) -> None:
+    """Await the rest of an ``async def`` callback, and what follows from it."""
+    await m.complete(awaitable)
+    writing = end_turn(m, message)
+    if writing is not None:
+        await writing
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        yield from ()
+
+def end_turn(m: Machine, message: object) -> Awaitable[object] | None:
+    """A message has been handled; what is to be awaited is returned."""
+    writing = m.message_done(message)
+    m.turns += 1
+    if m.turns % MAX_BATCH == 0 or m.output.size >= MAX_BATCH_BYTES:
+        return writing or m.flush(m.note_silence()) or breathe()
+    return writing
 
 
-NOT_AT_ALL: Final = _Immediately()
+def breathe() -> Awaitable[None]:
+    """Let others have their turn."""
+    return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the loop awaits it
 
 
 async def look_at_clock(m: Machine) -> None:

@@ -5,7 +5,7 @@ Laws of this file:
 * The first reason wins; only a write that fails while the ending is written replaces it.
 * The decision to end and the closing of the mailbox are one step.
 * Whoever is outside calls `Machine.end` or puts into the mailbox; all else runs in the handler's
-  own task, driven by `_loop`.
+  own task, driven by `_loop`, or for it in the dispatcher's while that task waits.
 """
 
 from __future__ import annotations
@@ -86,12 +86,14 @@ class Machine:
         "current",
         "data_ready",
         "data_turn",
+        "dispatched",
         "entered",
         "handled",
         "handler",
         "hibernating",
         "hub",
         "idle_timeout",
+        "left",
         "mailbox",
         "name",
         "nursery",
@@ -106,6 +108,7 @@ class Machine:
         "suspended",
         "task",
         "timers",
+        "turns",
         "used_nursery",
         "visits",
         "woken",
@@ -132,6 +135,9 @@ class Machine:
         self.asleep: bool = False  # hibernating; and without a task, unless it is resident
         self.used_nursery: bool = False
         self.resident: bool = False  # it lives in somebody else's task, and keeps that asleep, too
+        self.dispatched: bool = False  # while it waits, the dispatcher handles its messages
+        self.left: Awaitable[object] | None = None  # what is to be awaited in its own task
+        self.turns: int = 0  # since it last waited
         self.suspended: bool = False  # an operator wants nothing to be handled
         self.visits: list[Visit] | None = None  # who wants to look at it between two callbacks
         self.woken: bool = False  # the wait has ended for a look at the clock, or at the nursery
@@ -226,8 +232,13 @@ class Machine:
     # -- the mailbox's owner ---------------------------------------------------------------------
 
     def accepted(self) -> None:
+        """There is something to do, and it waits."""
         if self.asleep:
             self._wake_up()
+        elif self.dispatched:
+            self.hub.dispatcher.add(self)
+        else:
+            self.mailbox.wake()
 
     def overflowed(self, limit: int) -> None:
         self.end(Overflowed("mailbox", limit))
@@ -366,10 +377,8 @@ class Machine:
     def offer(self) -> None:
         """The client has sent something: it is handled when its turn comes, by `Output.next_data`."""
         self.data_ready = True
-        if self.asleep:
-            self._wake_up()
-        elif self.phase == "waiting":
-            self.mailbox.wake()
+        if self.mailbox.unattended:
+            self.mailbox.alert()
 
     def wake(self) -> None:
         """Let a waiting loop look up."""
@@ -387,6 +396,7 @@ class Machine:
         if self.alarm_is_late:
             self.alarm_is_late = False
             self.output.wake_at(self.next_deadline())
+        self.turns = 0
         self.phase = "waiting"
 
     def fall_asleep(self) -> None:
@@ -499,6 +509,7 @@ class Machine:
     async def complete(self, awaitable: Awaitable[Any]) -> None:
         """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
         callback = self.callback
+        self.dispatched = False  # its own task would have to be woken all the same
         if self.output.pending and not await self._write_before(awaitable):
             return
         if callback == "receive":

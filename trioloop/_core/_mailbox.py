@@ -153,10 +153,12 @@ class Mailbox:
 
     __slots__ = (
         "_blocked",
+        "_missed",
         "_parked",
         "_receive",
         "_reserved",
         "_send",
+        "_visited",
         "closed",
         "count",
         "limit",
@@ -174,10 +176,12 @@ class Mailbox:
         self.closed: bool = False
         self.overdue: Callable[[], None] | None = None  # accepts timers that are due, before others
         self._send, self._receive = _take_channel()
-        self.unattended: bool = False  # no loop takes messages out: the owner wants to hear of one
+        self.unattended: bool = False  # the owner wants to hear of the next message
         self._blocked: trio.lowlevel.ParkingLot | None = None
         self._reserved = 0  # places given to blocked senders that have not run yet
         self._parked: trio.lowlevel.Task | None = None  # the loop's, while it waits
+        self._visited = False  # somebody does the loop's work, and its task must go on waiting
+        self._missed = False  # ... but has been cancelled in the meantime
 
     # -- senders ---------------------------------------------------------------------------------
 
@@ -201,14 +205,15 @@ class Mailbox:
 
     def accept(self, message: object) -> None:
         """Accept a message beyond the limit too: timers, monitors."""
-        parked = self._parked
-        if parked is not None:
-            self._parked = None
-            reschedule(parked)
-        elif self.unattended:
-            self.owner.accepted()
+        if self.unattended:
+            self.alert()
         self.count += 1
         self._send.send_nowait(message)
+
+    def alert(self) -> None:
+        """Tell the owner, who waits, that there is something to do. Once in each wait."""
+        self.unattended = False
+        self.owner.accepted()
 
     async def put(self, message: object) -> bool:
         """Accept a message; under ``Overflow.BLOCK`` wait for room, first come, first served.
@@ -258,19 +263,43 @@ class Mailbox:
         return self._receive.receive_nowait()
 
     def wait(self) -> Awaitable[Any]:
-        """Wait until a message is accepted, or for `wake`. What is there already ends no wait."""
+        """Wait for `wake`. The owner is told of the next message; what is there ends no wait."""
         self._parked = current_task()
+        self.unattended = True
         return wait_task_rescheduled(self._leave)  # noqa: ASYNC105 - the loop does
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
+        if self._visited:
+            self._missed = True
+            return trio.lowlevel.Abort.FAILED
         self._parked = None
+        self.unattended = False
         return trio.lowlevel.Abort.SUCCEEDED
 
     def wake(self) -> None:
-        """End a `wait` although there is no message. Cheaper than to cancel it."""
+        """End a `wait`. Cheaper than to cancel it."""
         if self._parked is not None:
             parked, self._parked = self._parked, None
+            self.unattended = False
             reschedule(parked)
+
+    def begin_visit(self) -> trio.lowlevel.Task | None:
+        """Take messages out while the loop's task waits, and goes on waiting.
+
+        Returns:
+            That task; `None` when it does not wait, or not any more.
+        """
+        self._visited = self._parked is not None
+        return self._parked
+
+    def end_visit(self, *, goes_on: bool) -> None:
+        """The visit is over: the wait goes on, or ends."""
+        self._visited = False
+        if goes_on and not self._missed:
+            self.unattended = True
+        else:
+            self._missed = False
+            self.wake()
 
     def close(self) -> None:
         """Accept nothing more; senders that wait for room are told ``False``."""

@@ -11,7 +11,7 @@ from ._reasons import CallbackName, TerminateReason
 
 
 class Output(Protocol):
-    """The client's side of one handler. The machine calls it from the handler's own task only.
+    """The client's side of one handler. It is called from the handler's own task, or on its behalf.
 
     Attributes:
         plain: types of commands that are legal now, alone, whatever they hold and whoever returned

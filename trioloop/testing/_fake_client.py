@@ -80,19 +80,20 @@ class FakeClients(VirtualClock):
         check_worker(worker, notice=notice)
 
         def make() -> World:
-            return World(app, now, seed=seed, hub=hub, notice=notice, worker=worker)
+            plan = Schedule(schedule)
+            return World(app, now, plan, seed=seed, hub=hub, notice=notice, worker=worker)
 
-        return self._run(make, schedule)
+        return self._run(make)
 
     @asynccontextmanager
-    async def _run(self, make: Callable[[], World], schedule: Policy) -> AsyncGenerator[FakeClient]:
+    async def _run(self, make: Callable[[], World]) -> AsyncGenerator[FakeClient]:
         if trio.lowlevel.current_clock() is not self:
             raise RuntimeError(
                 "this run has another clock: let pytest-trio run the test with the fake_client"
                 " fixture, or call trio.run(..., clock=clients)"
             )
         world = make()
-        with scheduled_by(Schedule(schedule)), bare_errors():
+        with scheduled_by(world.schedule), bare_errors():
             async with trio.open_nursery() as nursery:
                 client = FakeClient(world, self, nursery)
                 await world.start(nursery)

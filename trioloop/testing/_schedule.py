@@ -5,8 +5,8 @@ Laws of this file:
 * The only module that touches private names of Trio: the scheduler's random source and the flag
   that makes its batches comparable. ``tests/testing/test_schedule.py`` fails when Trio renames
   them; then `AVAILABLE` is false and everything works but chosen schedules.
-* The order of each batch of runnable tasks is a pure function of the schedule's policy and of how
-  many batches with a choice came before.
+* The order of each batch of runnable tasks, or of handlers that have their turns in one task, is a
+  pure function of the schedule's policy and of how many batches with a choice came before.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Policy: TypeAlias = Literal["spawn order", "reverse"] | int | Plan
 
 @dataclass(frozen=True, slots=True)
 class Reordering:
-    """A batch of tasks that did not run in spawn order.
+    """A batch of tasks or handlers that did not run in spawn order.
 
     Args:
         batch: its number, counting batches with at least two tasks.
@@ -86,19 +86,25 @@ class Schedule:
         if len(batch) < 2 or self.policy == "spawn order":
             return
         places = [index for index, task in enumerate(batch) if not task.name.startswith(_FIXED)]
-        if len(places) < 2:
-            return  # the others keep their places
-        self._batches += 1
-        order = self._order(len(places))
-        if order == tuple(range(len(places))):
+        places.reverse()  # oldest first; the others keep their places
+        tasks = [batch[place] for place in places]
+        self.arrange(tasks)
+        for place, task in zip(places, tasks, strict=True):
+            batch[place] = task
+
+    def arrange(self, batch: MutableSequence[Any]) -> None:
+        """Order a batch of tasks, or of handlers that have their turn in one task, oldest first."""
+        if len(batch) < 2 or self.policy == "spawn order":
             return
-        tasks = [batch[place] for place in reversed(places)]  # oldest first
-        for place, index in zip(reversed(places), order, strict=True):
-            batch[place] = tasks[index]
+        self._batches += 1
+        order = self._order(len(batch))
+        if order == tuple(range(len(batch))):
+            return
         self.plan[self._batches] = order
-        names = _tell_apart([task.name.rsplit(".", 1)[-1] for task in tasks])
+        names = _tell_apart([one.name.rsplit(".", 1)[-1] for one in batch])
         ran = tuple(names[index] for index in order)
         self.reorderings.append(Reordering(self._batches, trio.current_time(), ran))
+        batch[:] = [batch[index] for index in order]
 
     def _order(self, size: int) -> tuple[int, ...]:
         order = list(range(size))

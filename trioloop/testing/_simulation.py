@@ -114,7 +114,9 @@ class Simulation:
         self._clock = VirtualClock(threadless=True)
         self.schedule: Schedule = Schedule(schedule)
         now = self._clock.current_time
-        self._world = World(app, now, seed=seed, hub=hub, notice=notice, worker=worker)
+        self._world = World(
+            app, now, self.schedule, seed=seed, hub=hub, notice=notice, worker=worker
+        )
         self._judge = Judge(self._world) if laws else None
         self._steps: deque[Callable[[], object]] = deque()
         self._outcome: outcomes.Outcome[None] | None = None

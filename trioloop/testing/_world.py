@@ -26,6 +26,7 @@ from ._connection import FakeConnection
 from ._exchange import ClientSide, Exchange, Reconnection, Request, reconnection
 from ._journal import Journal
 from ._observer import Observed, acts_for_the_application
+from ._schedule import Schedule
 from ._websocket_connection import FakeWebSocketConnection
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class World:
     Args:
         app: an ASGI application with a ``hub``, such as `trioloop.App`.
         now: tells the virtual time.
+        schedule: which of several handlers goes first.
         seed: of the hub's random source, so that jitter is the same every time.
         hub: the application's hub, when it hangs somewhere else.
         notice: whether the stock worker tells of a shutdown, as under ``trioloop serve``; by itself
@@ -56,10 +58,11 @@ class World:
         worker: whose connections serve.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the settings of a run
         self,
         app: ASGIApp,
         now: Callable[[], float],
+        schedule: Schedule,
         *,
         seed: int,
         hub: Hub | None,
@@ -69,6 +72,7 @@ class World:
         check_worker(worker, notice=notice)
         self.app = app
         self.now = now
+        self.schedule = schedule
         self.journal: Journal = Journal(now)
         self.hub: Hub = find_hub(app) if hub is None else hub
         self.hub.random = random.Random(seed)  # noqa: S311 - jitter
@@ -289,7 +293,7 @@ class _Hooks:
 
     def __enter__(self) -> None:
         hub, world = self._world.hub, self._world
-        self._saved = hub.observer, hub.dead_letter
+        self._saved = hub.observer, hub.dead_letter, hub.dispatcher.arrange
         own = hub.dead_letter
 
         def bury(ref: HandlerRef[Any], message: Any, cause: DeadLetterCause) -> None:
@@ -298,11 +302,13 @@ class _Hooks:
                 own(ref, message, cause)
 
         hub.observer, hub.dead_letter = world.observe, bury
+        hub.dispatcher.arrange = world.schedule.arrange
         _LOGGER.addFilter(self._is_news)
 
     def __exit__(self, *exc_info: object) -> None:
         _LOGGER.removeFilter(self._is_news)
-        self._world.hub.observer, self._world.hub.dead_letter = self._saved
+        hub = self._world.hub
+        hub.observer, hub.dead_letter, hub.dispatcher.arrange = self._saved
 
     def _is_news(self, record: logging.LogRecord) -> bool:
         """Whether a record tells more than that a crash of the kit's own making has happened."""

@@ -1,0 +1,188 @@
+"""Handlers whose messages are handled in one task for all of them, while their own tasks wait."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+import pytest
+import trio
+
+from trioloop import App, EventStreamHandler, LoopHandler, Reply, ServerSentEvent, ShutDown
+from trioloop._core._dispatcher import SLICE
+from trioloop.testing import FakeClients
+
+WHO: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+class Obeys(EventStreamHandler):
+    """Does what it is told."""
+
+    def init(self, request):
+        self.join("all")
+
+    def info(self, message):
+        return message(self)
+
+
+class Around:
+    """Middleware that has a scope around each request, and lets no KeyboardInterrupt through.
+
+    Attributes:
+        scopes: around the requests so far.
+        errors: what came out of the application.
+    """
+
+    def __init__(self, app):
+        self.app = app
+        self.hub = app.hub
+        self.scopes = []
+        self.errors = []
+
+    async def __call__(self, scope, receive, send):
+        with trio.CancelScope() as around:
+            if scope["type"] == "http":
+                self.scopes.append(around)
+            try:
+                await self.app(scope, receive, send)
+            except* KeyboardInterrupt as group:
+                self.errors += group.exceptions
+
+
+@pytest.fixture
+def fake_client():
+    return FakeClients()
+
+
+def serving(handler=Obeys):
+    app = App()
+    app.route("/", handler)
+    return app
+
+
+async def test_def_callbacks_of_all_handlers_are_called_in_one_task(fake_client):
+    tasks = set()
+    async with fake_client(serving()) as client:
+        for _ in range(3):
+            await client.get("/")
+        client.hub.broadcast("all", lambda _: tasks.add(trio.lowlevel.current_task()))
+        await client.settle()
+    assert len(tasks) == 1
+
+
+async def test_the_rest_of_a_callback_is_awaited_in_the_task_of_its_handler(fake_client):
+    tasks = set()
+
+    async def note(handler):
+        tasks.add(trio.lowlevel.current_task())
+
+    async with fake_client(serving()) as client:
+        for _ in range(3):
+            await client.get("/")
+        client.hub.broadcast("all", note)
+        await client.settle()
+    assert len(tasks) == 3
+
+
+async def test_a_def_callback_has_the_context_variables_of_its_handler(fake_client):
+    class Named(LoopHandler):
+        def init(self, request):
+            WHO.set(request.query_params["who"])
+            self.join("all")
+
+        def info(self, message):
+            return Reply(200, WHO.get())
+
+    async with fake_client(serving(Named)) as client:
+        polls = [await client.get(f"/?who={who}") for who in ("ann", "bob")]
+        client.hub.broadcast("all", "who are you?")
+        await client.settle()
+        assert [poll.body for poll in polls] == [b"ann", b"bob"]
+    assert WHO.get() == "nobody"
+
+
+async def test_others_have_their_turn_after_a_slice_of_handlers(fake_client):
+    handled = []
+    seen = []
+
+    async def look():
+        seen.append(len(handled))
+
+    def info(handler):
+        if not handled:
+            handler.nursery.start_soon(look)
+        handled.append(handler)
+
+    async with fake_client(serving()) as client:
+        for _ in range(3 * SLICE):
+            await client.get("/")
+        client.hub.broadcast("all", info)
+        await client.settle()
+        assert len(handled) == 3 * SLICE
+    assert seen in ([SLICE], [2 * SLICE])
+
+
+async def test_handlers_that_never_stop_sending_to_each_other_leave_others_their_turn(fake_client):
+    turns = 0
+
+    def ping(handler):
+        nonlocal turns
+        if turns < 10_000:
+            turns += 1
+            client.hub.broadcast("all", ping, exclude=handler.ref)
+
+    async with fake_client(serving()) as client:
+        for _ in range(2):
+            await client.get("/")
+        client.hub.broadcast("all", ping)
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+        assert 0 < turns < 100
+
+
+async def test_a_callback_may_cancel_what_is_around_its_own_application(fake_client):
+    """What it returned is written, what comes after is a dead letter."""
+
+    def leave(handler):
+        app.scopes[0].cancel()
+        return ServerSentEvent("the last")
+
+    app = Around(serving())
+    async with fake_client(app, hub=app.hub) as client:
+        stream = await client.get("/")
+        client.ref(stream).send_nowait(leave)
+        await client.settle()
+        assert await stream.wait_ended() == ShutDown()
+        assert "data: the last\n\n" in stream.text
+
+
+async def test_what_is_around_an_application_may_be_cancelled_before_its_handler_has_its_turn(
+    fake_client,
+):
+    app = Around(serving())
+    async with fake_client(app, hub=app.hub) as client:
+        stream = await client.get("/")
+        client.ref(stream).send_nowait(print)
+        app.scopes[0].cancel()
+        await client.settle()
+        assert await stream.wait_ended() == ShutDown()
+        assert [(message, cause) for _, message, cause in client.dead_letters] == [
+            (print, ShutDown())
+        ]
+
+
+async def test_what_ends_the_run_is_raised_in_the_task_of_its_handler(fake_client):
+    """So terminate hears of it, and nobody else is harmed by where the callback was called."""
+
+    def interrupt(handler):
+        raise KeyboardInterrupt
+
+    app = Around(serving())
+    async with fake_client(app, hub=app.hub) as client:
+        stream, other = await client.get("/"), await client.get("/")
+        client.ref(stream).send_nowait(interrupt)
+        await client.settle()
+        assert await stream.wait_ended() == ShutDown()
+        assert [type(error) for error in app.errors] == [KeyboardInterrupt]
+        client.ref(other).send_nowait(lambda _: ServerSentEvent("alive"))
+        await client.settle()
+        assert "data: alive\n\n" in other.text
