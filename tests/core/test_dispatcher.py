@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-import pytest
 import trio
 
 from trioloop import App, EventStreamHandler, LoopHandler, Reply, ServerSentEvent, ShutDown
 from trioloop._core._dispatcher import SLICE
-from trioloop.testing import FakeClients
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -48,22 +46,24 @@ class Around:
                 self.errors += group.exceptions
 
 
-@pytest.fixture
-def fake_client():
-    return FakeClients()
-
-
 def serving(handler=Obeys):
     app = App()
     app.route("/", handler)
     return app
 
 
+async def open_streams(client, number):
+    """Streams that have handled a message: the first one is handled in the handler's own task."""
+    streams = [await client.get("/") for _ in range(number)]
+    client.hub.broadcast("all", lambda _: None)
+    await client.settle()
+    return streams
+
+
 async def test_def_callbacks_of_all_handlers_are_called_in_one_task(fake_client):
     tasks = set()
     async with fake_client(serving()) as client:
-        for _ in range(3):
-            await client.get("/")
+        await open_streams(client, 3)
         client.hub.broadcast("all", lambda _: tasks.add(trio.lowlevel.current_task()))
         await client.settle()
     assert len(tasks) == 1
@@ -76,8 +76,7 @@ async def test_the_rest_of_a_callback_is_awaited_in_the_task_of_its_handler(fake
         tasks.add(trio.lowlevel.current_task())
 
     async with fake_client(serving()) as client:
-        for _ in range(3):
-            await client.get("/")
+        await open_streams(client, 3)
         client.hub.broadcast("all", note)
         await client.settle()
     assert len(tasks) == 3
@@ -90,12 +89,15 @@ async def test_a_def_callback_has_the_context_variables_of_its_handler(fake_clie
             self.join("all")
 
         def info(self, message):
+            if message == "wait":
+                return None
             return Reply(200, WHO.get())
 
     async with fake_client(serving(Named)) as client:
         polls = [await client.get(f"/?who={who}") for who in ("ann", "bob")]
-        client.hub.broadcast("all", "who are you?")
-        await client.settle()
+        for message in ("wait", "who are you?"):
+            client.hub.broadcast("all", message)
+            await client.settle()
         assert [poll.body for poll in polls] == [b"ann", b"bob"]
     assert WHO.get() == "nobody"
 
@@ -113,8 +115,7 @@ async def test_others_have_their_turn_after_a_slice_of_handlers(fake_client):
         handled.append(handler)
 
     async with fake_client(serving()) as client:
-        for _ in range(3 * SLICE):
-            await client.get("/")
+        await open_streams(client, 3 * SLICE)
         client.hub.broadcast("all", info)
         await client.settle()
         assert len(handled) == 3 * SLICE
@@ -131,8 +132,7 @@ async def test_handlers_that_never_stop_sending_to_each_other_leave_others_their
             client.hub.broadcast("all", ping, exclude=handler.ref)
 
     async with fake_client(serving()) as client:
-        for _ in range(2):
-            await client.get("/")
+        await open_streams(client, 2)
         client.hub.broadcast("all", ping)
         for _ in range(10):
             await trio.lowlevel.checkpoint()
@@ -148,7 +148,7 @@ async def test_a_callback_may_cancel_what_is_around_its_own_application(fake_cli
 
     app = Around(serving())
     async with fake_client(app, hub=app.hub) as client:
-        stream = await client.get("/")
+        [stream] = await open_streams(client, 1)
         client.ref(stream).send_nowait(leave)
         await client.settle()
         assert await stream.wait_ended() == ShutDown()
@@ -160,7 +160,7 @@ async def test_what_is_around_an_application_may_be_cancelled_before_its_handler
 ):
     app = Around(serving())
     async with fake_client(app, hub=app.hub) as client:
-        stream = await client.get("/")
+        [stream] = await open_streams(client, 1)
         client.ref(stream).send_nowait(print)
         app.scopes[0].cancel()
         await client.settle()
@@ -178,7 +178,7 @@ async def test_what_ends_the_run_is_raised_in_the_task_of_its_handler(fake_clien
 
     app = Around(serving())
     async with fake_client(app, hub=app.hub) as client:
-        stream, other = await client.get("/"), await client.get("/")
+        stream, other = await open_streams(client, 2)
         client.ref(stream).send_nowait(interrupt)
         await client.settle()
         assert await stream.wait_ended() == ShutDown()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import trio
-from support.fake import Graveyard, Poll, serve, settle
+from support.fake import Graveyard, Parent, Poll, serve, settle
 
 from trioloop import Crashed, Hibernate, KeepLatest, Overflow, Overflowed, SendAfter
 
@@ -179,11 +179,11 @@ async def test_drop_oldest_is_exact_when_the_wait_was_interrupted_in_the_same_mo
     autojump_clock, size
 ):
     graveyard = Graveyard()
-    poll = Poll(mailbox_size=size, overflow=Overflow.DROP_OLDEST)
+    poll = Parent(mailbox_size=size, overflow=Overflow.DROP_OLDEST)
     async with serve(dead_letter=graveyard) as client:
         client.run(poll)
         await settle()
-        poll.nursery.cancel_scope.cancel()  # the handler wakes up, and has not run yet
+        poll.children.cancel_scope.cancel()  # the handler wakes up, and has not run yet
         for number in range(6):
             assert poll.ref.send_nowait(number)
         await settle()

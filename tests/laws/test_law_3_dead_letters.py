@@ -6,7 +6,7 @@ import logging
 
 import pytest
 import trio
-from support.fake import Graveyard, Poll, serve, settle
+from support.fake import Graveyard, Parent, Poll, serve, settle
 
 from trioloop import (
     Chunk,
@@ -369,11 +369,11 @@ async def test_a_timer_of_the_very_instant_of_the_idle_timeout_wins(autojump_clo
 
 
 async def test_a_message_sent_after_the_wait_was_cancelled_is_not_lost(autojump_clock):
-    poll = Poll()
+    poll = Parent()
     async with serve() as client:
         client.run(poll)
         await settle()
-        poll.nursery.cancel_scope.cancel()  # the loop has not run since when the message comes
+        poll.children.cancel_scope.cancel()  # the loop has not run since when the message comes
         assert poll.ref.send_nowait("message")
         await settle()
         assert poll.handled == ["message"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from support.fake import Graveyard, Poll, serve, settle
+from support.fake import Graveyard, Parent, Poll, serve, settle
 
 from trioloop import Crashed, Down, SendAfter, ShutDown, Stop, Stopped
 
@@ -306,13 +306,25 @@ async def test_a_callback_that_cancels_the_nursery_runs_on_and_can_start_childre
 
 
 async def test_cancelling_the_nursery_does_not_move_the_idle_time(autojump_clock):
-    poll = Poll(idle_timeout=4.0)
+    poll = Parent(idle_timeout=4.0)
     async with serve() as client:
         client.run(poll)
         await trio.sleep(3)
-        poll.nursery.cancel_scope.cancel()
+        poll.children.cancel_scope.cancel()
         await poll.ref.wait_ended()
         assert poll.ended_at == 4.0
+
+
+async def test_nobody_but_the_handler_can_be_the_first_to_use_its_nursery(autojump_clock):
+    poll = Poll(lambda message: poll.nursery.start_soon(trio.sleep_forever))
+    async with serve() as client:
+        client.run(poll)
+        await settle()
+        with pytest.raises(RuntimeError, match="nobody else can use it before that"):
+            _ = poll.nursery
+        poll.ref.send_nowait("use it")
+        await settle()
+        assert len(poll.nursery.child_tasks) >= 1
 
 
 async def test_the_nursery_is_not_there_before_init_and_in_terminate(autojump_clock):

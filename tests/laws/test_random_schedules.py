@@ -149,6 +149,9 @@ class Actor:
 
     journal: Journal
 
+    def init(self, request):
+        self.children = self.nursery
+
     def info(self, work):
         self.journal.taken += 1
         if work.seconds:
@@ -267,7 +270,7 @@ class Play:
         """Wake the handler up, and send before it can run."""
         statistics = self.handler.ref.statistics()
         if statistics.phase == "waiting" and not statistics.hibernating:
-            self.handler.nursery.cancel_scope.cancel()
+            self.handler.children.cancel_scope.cancel()
         self.send(step)
 
     async def send_waiting(self, step):

@@ -402,6 +402,17 @@ class Poll(_Remembers, LoopHandler[Any]):
     """A `LoopHandler` that remembers."""
 
 
+class Parent(Poll):
+    """A `Poll` with a nursery in use.
+
+    Attributes:
+        children: the nursery that it had in ``init``.
+    """
+
+    def init(self, request: Any) -> None:
+        self.children = self.nursery
+
+
 class Stream(_Remembers, EventStreamHandler[Any]):
     """An `EventStreamHandler` that remembers."""
 

@@ -34,9 +34,11 @@ class Dispatcher:
 
     Attributes:
         arrange: puts those whose turn it is into another order; the test kit's schedules do.
+        serving: whose turn it is just now.
     """
 
     def __init__(self) -> None:
+        self.serving: Machine | None = None
         self.arrange: Callable[[list[Machine]], None] | None = None
         self._due: list[Machine] = []
         self._parked: trio.lowlevel.Task | None = None
@@ -60,27 +62,28 @@ class Dispatcher:
             if self.arrange is not None:
                 self.arrange(due)
             for machine in due:
-                give_turn(machine)
+                self._give_turn(machine)
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-
-def give_turn(machine: Machine) -> None:
-    """Do what a waiting handler has to do, until it waits again or there is something to await."""
-    mailbox = machine.mailbox
-    task = mailbox.begin_visit()
-    if task is None:
-        return  # its own task was woken meanwhile
-    machine.phase = "running"
-    try:
-        left = task.context.run(go_on, machine)
-    except BaseException as error:
-        left = fail(error)
-    if left is not WAIT:
-        machine.left = left
-    mailbox.end_visit(goes_on=left is WAIT)
+    def _give_turn(self, machine: Machine) -> None:
+        """Do what a waiting handler has to do, until it waits again or there is something to await."""
+        mailbox = machine.mailbox
+        task = mailbox.begin_visit()
+        if task is None:
+            return  # its own task was woken meanwhile
+        machine.phase = "running"
+        self.serving = machine
+        try:
+            left = task.context.run(go_on, machine)
+        except BaseException as error:  # raised where it belongs
+            left = fail(error)
+        self.serving = None
+        if left is not WAIT:
+            machine.left = left
+        mailbox.end_visit(goes_on=left is WAIT)
 
 
 async def fail(error: BaseException) -> NoReturn:

@@ -102,9 +102,10 @@ class Handler(Generic[MessageT]):
         cancels the child tasks, never the handler.
 
         Raises:
-            RuntimeError: outside ``init``, ``info``, ``notify``, ``idle`` and child tasks.
+            RuntimeError: outside ``init``, ``info``, ``notify``, ``idle``, ``receive`` and child tasks,
+                unless one of these has used it before.
         """
-        return machine_of(self.ref).open_nursery()
+        return machine_of(self.ref).use_nursery()
 
     def register(self, name: Hashable, *, replace: bool = False) -> None:
         """Take a name, by which ``hub.whereis`` finds this handler until it ends.

@@ -25,6 +25,7 @@ import trio
 
 from ._machine import Machine
 from ._mailbox import NOTHING
+from ._nursery import NurseryOnDemand
 from ._reasons import CallbackName, Completed, Failed, ShutDown
 
 MAX_BATCH: Final = 64
@@ -57,15 +58,15 @@ async def run_handler(m: Machine) -> None:
     try:
         while m.reason is None and not m.asleep:
             try:
-                async with trio.open_nursery() as m.nursery:
+                async with NurseryOnDemand() as m.household:
                     if m.resident:
                         await take_turns(m)
                     else:
+                        m.need_nursery()  # around the scope
                         with trio.CancelScope(shield=True) as m.scope:
                             await take_turns(m)
                     m.phase = "running"  # whatever was interrupted
-                    if m.used_nursery:
-                        m.nursery.cancel_scope.cancel()
+                    m.dismiss_children()
             except BaseExceptionGroup as group:
                 crash, rest = group.split(Exception)
                 if crash is not None:
@@ -73,7 +74,8 @@ async def run_handler(m: Machine) -> None:
                 if rest is not None:
                     raise rest from None
             finally:
-                m.nursery, m.used_nursery = None, False
+                m.household = m.nursery = None
+                m.used_nursery = False
             if m.hibernating:
                 m.fall_asleep()
                 if m.asleep and m.resident:
@@ -141,6 +143,9 @@ def write_or_pause(m: Machine) -> Awaitable[object] | Pause | None:
     if m.visits is not None:
         m.meet_visits()
         return AGAIN
+    if m.turns and m.can_be_dispatched:
+        m.need_nursery()  # no callback can open one from there
+        m.dispatched = True
     m.prepare_to_wait()
     return WAIT
 

@@ -22,6 +22,7 @@ import trio
 from ._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
 from ._errors import BadReturn, HandlerEnded, MessageTooLarge, ReceiveTimedOut
 from ._mailbox import NOTHING, Mailbox, Notification, OverflowPolicy, Received, make_mailbox
+from ._nursery import NurseryOnDemand
 from ._reasons import (
     INTERRUPTING,
     CallbackName,
@@ -83,6 +84,7 @@ class Machine:
         "callback",
         "called",
         "calls",
+        "can_be_dispatched",
         "current",
         "data_ready",
         "data_turn",
@@ -91,6 +93,7 @@ class Machine:
         "handled",
         "handler",
         "hibernating",
+        "household",
         "hub",
         "idle_timeout",
         "left",
@@ -135,6 +138,7 @@ class Machine:
         self.asleep: bool = False  # hibernating; and without a task, unless it is resident
         self.used_nursery: bool = False
         self.resident: bool = False  # it lives in somebody else's task, and keeps that asleep, too
+        self.can_be_dispatched: bool = False  # resident, and its callbacks have been def so far
         self.dispatched: bool = False  # while it waits, the dispatcher handles its messages
         self.left: Awaitable[object] | None = None  # what is to be awaited in its own task
         self.turns: int = 0  # since it last waited
@@ -143,7 +147,8 @@ class Machine:
         self.woken: bool = False  # the wait has ended for a look at the clock, or at the nursery
         self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
-        self.nursery: trio.Nursery | None = None
+        self.household: NurseryOnDemand | None = None  # between init and the end, if it has a task
+        self.nursery: trio.Nursery | None = None  # of the household, where it was needed
         self.alarm_is_late: bool = True  # a deadline may have come closer than the alarm
         self.scope: trio.CancelScope | None = (
             None  # what an interrupting reason cancels, if anything
@@ -509,7 +514,8 @@ class Machine:
     async def complete(self, awaitable: Awaitable[Any]) -> None:
         """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
         callback = self.callback
-        self.dispatched = False  # its own task would have to be woken all the same
+        self.can_be_dispatched = self.dispatched = False  # its own task would have to be woken, too
+        self.need_nursery()  # outside of the scopes that the callback may enter
         if self.output.pending and not await self._write_before(awaitable):
             return
         if callback == "receive":
@@ -545,7 +551,7 @@ class Machine:
     async def _interruptible(self, awaitable: Awaitable[Any]) -> Any:
         """Await something in a task whose waits others may cancel, too.
 
-        A nursery that is in use is not among them: see `open_nursery`.
+        A nursery that is in use is not among them: see `use_nursery`.
 
         Returns:
             What it gave, or `NOTHING` when the machine has interrupted it.
@@ -700,15 +706,39 @@ class Machine:
 
     # -- the nursery -----------------------------------------------------------------------------
 
-    def open_nursery(self) -> trio.Nursery:
+    def need_nursery(self) -> trio.Nursery:
+        """Open the nursery, unless it is. In the handler's own task, as everything around a scope."""
         if self.nursery is None:
-            raise RuntimeError("self.nursery lives from init to the end, and there only")
-        if not self.used_nursery:
-            self.used_nursery = True
-            if self.resident and self.scope is not None:
-                self.scope.shield = True
-            self.nursery.start_soon(self._tell_of_cancellation, self.nursery, name="<canary>")
+            assert self.household is not None
+            self.nursery = self.household.open()
         return self.nursery
+
+    def use_nursery(self) -> trio.Nursery:
+        """What callbacks get.
+
+        Raises:
+            RuntimeError: the handler has not begun, or has ended; or it is somebody else who asks.
+        """
+        if self.household is None:
+            raise RuntimeError("self.nursery lives from init to the end, and there only")
+        if self.used_nursery and self.nursery is not None:
+            return self.nursery
+        if not (self.runs_here() or self.hub.dispatcher.serving is self):
+            raise RuntimeError(
+                "self.nursery is opened when a callback of the handler uses it; nobody else can use"
+                " it before that: send the handler a message"
+            )
+        nursery = self.need_nursery()
+        self.used_nursery = True
+        if self.resident and self.scope is not None:
+            self.scope.shield = True
+        nursery.start_soon(self._tell_of_cancellation, nursery, name="<canary>")
+        return nursery
+
+    def dismiss_children(self) -> None:
+        """Cancel what lives in the nursery."""
+        if self.used_nursery and self.nursery is not None:
+            self.nursery.cancel_scope.cancel()
 
     async def _tell_of_cancellation(self, nursery: trio.Nursery) -> None:
         # A callback is shielded from the nursery, so somebody inside has to tell it.
