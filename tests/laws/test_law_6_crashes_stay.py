@@ -87,6 +87,19 @@ async def test_a_crash_is_logged_once_with_its_traceback(autojump_clock, caplog)
     assert isinstance(record.exc_info[1], ValueError)
 
 
+async def test_the_log_says_whose_request_a_handler_has_failed_to_serve(autojump_clock, caplog):
+    async with serve() as client:
+        poll = Poll(raises)
+        client.run(poll, path="/r\u00e4ume/1\n?token=secret")
+        await settle()
+        with caplog.at_level(logging.ERROR, "trioloop"):
+            poll.ref.send_nowait("message")
+            await poll.ref.wait_ended()
+    [record] = caplog.records
+    assert " of GET /r%C3%A4ume/1%0A crashed in info: " in record.getMessage()
+    assert "secret" not in record.getMessage()
+
+
 async def test_a_crash_while_a_handler_is_being_ended_is_reported_and_changes_nothing(
     autojump_clock, caplog
 ):

@@ -158,7 +158,7 @@ async def test_what_becomes_of_handlers_is_logged_where_the_errors_are(tmp_path)
     async with server_process([*SERVE, "--log-level", "info", "main"], cwd=tmp_path) as server:
         assert b"500" in await answer(server.port)
         await server.printed(r"\[INFO\] told at this level")
-        await server.printed(r"\[ERROR\] <HandlerRef Crash .*> crashed in init: planted")
+        await server.printed(r"\[ERROR\] <HandlerRef Crash .*> of GET / crashed in init: planted")
 
 
 async def test_a_log_that_the_application_has_set_up_is_left_alone(tmp_path):

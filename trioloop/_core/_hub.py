@@ -358,22 +358,29 @@ class HubCore:
             except Exception:
                 logger.exception("the dead_letter hook raised for %r from %r", message, ref)
 
+    def describe(self, machine: Machine) -> str:
+        """A handler that has not ended, for people who read logs."""
+        return repr(machine.ref)
+
     def report_crash(self, machine: Machine, error: BaseException, callback: str) -> None:
         """Log an error that could not end the handler, since it is ending already."""
-        logger.error("%s in %s of %r", type(error).__name__, callback, machine.ref, exc_info=error)
+        name = self.describe(machine)
+        logger.error("%s in %s of %s", type(error).__name__, callback, name, exc_info=error)
 
     def report_end(self, machine: Machine, reason: TerminateReason) -> None:
         """Count an ending, and log one that somebody should look at."""
         what = getattr(reason, "what", "")
         self._ended[type(reason).__name__ + (f"({what})" if what else "")] += 1
+        if isinstance(reason, (Crashed, Failed, Overflowed)):
+            self._log_end(self.describe(machine), reason)
+
+    def _log_end(self, name: str, reason: Crashed | Failed | Overflowed) -> None:
         match reason:
             case Crashed(error, callback):
-                logger.error("%r crashed in %s: %s", machine.ref, callback, error, exc_info=error)
+                logger.error("%s crashed in %s: %s", name, callback, error, exc_info=error)
             case Failed((SendTimedOut() | MessageTooLarge() | ProtocolViolation()) as error):
-                logger.info("%r failed: %s", machine.ref, error)
+                logger.info("%s failed: %s", name, error)
             case Failed(error):
-                logger.error("%r failed: %s", machine.ref, error, exc_info=error)
+                logger.error("%s failed: %s", name, error, exc_info=error)
             case Overflowed(what, limit):
-                logger.warning("%r overflowed: its %s takes %s", machine.ref, what, limit)
-            case _:
-                pass
+                logger.warning("%s overflowed: its %s takes %s", name, what, limit)

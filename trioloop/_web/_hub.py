@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -161,6 +162,11 @@ class Hub(HubCore):
         receive: Receive = connection._receive  # noqa: SLF001 - WebSocket.receive is another thing
         send: Send = connection._send  # noqa: SLF001 - there is no other way to it
         await serve_call(self, ready(handler), connection.scope, receive, send)
+
+    def describe(self, machine: Machine) -> str:
+        """A handler and its request, without the query, which may hold what is nobody's business."""
+        scope = machine.handler.request.scope
+        return f"{machine.ref!r} of {scope.get('method', 'WebSocket')} {quote(scope['path'])}"
 
     def follow_server(self, scope: Scope) -> None:
         """Drain when the server does, if it says when."""
