@@ -462,9 +462,9 @@ def cases(options: argparse.Namespace) -> list[Case]:
             against,
             {peers[0]: 1.0},
             10,
-            Latencies(20, 5 / scale, 0.5, 1e6),
+            Latencies(20, 3 / scale, 0.5, 1e6),
             Streams,
-            rounds=5,
+            rounds=9,
         )
         for how, peers, against in (
             ("", ("handler", "raw", sse), sse),
