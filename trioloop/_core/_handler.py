@@ -11,6 +11,7 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Hashable, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 from typing_extensions import TypeVar
@@ -25,6 +26,28 @@ if TYPE_CHECKING:
     import trio
 
 MessageT = TypeVar("MessageT", default=Any)
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _refuse_misspelt_options(kind: type) -> None:
+    """Refuse what nobody would read.
+
+    Raises:
+        TypeError: an attribute is an option's name but for a slip.
+    """
+    ours = [name for base in kind.__mro__ if _is_ours(base) for name in vars(base)]
+    options = [name for name in ours if "_" in name.strip("_")]
+    for name, value in vars(kind).items():
+        if name.startswith("_") or callable(value) or name in ours:
+            continue
+        for option in get_close_matches(name, options, n=1, cutoff=0.9):
+            raise TypeError(
+                f"{kind.__name__}.{name} is no option of a handler, but {option} is; if it is meant"
+                " to be something else, call it by a name that nobody can take for that one"
+            )
 
 
 class Handler(Generic[MessageT]):
@@ -55,6 +78,11 @@ class Handler(Generic[MessageT]):
 
     command_types: ClassVar[tuple[type, ...]] = ()
     """What the default ``info`` carries out when it comes as a message."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not _is_ours(cls):
+            _refuse_misspelt_options(cls)
 
     # -- callbacks -------------------------------------------------------------------------------
 
