@@ -122,6 +122,8 @@ def check_overrides(factory: object, overrides: Mapping[str, Any]) -> None:
 
 def _check_needs_nothing(factory: Callable[..., object]) -> None:
     """Refuse what cannot be called without arguments, as far as its signature tells."""
+    if isinstance(factory, type) and _is_made_plainly(factory):
+        return  # and the signature of `object`, which is slow to get, need not be read
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # as of some callables that are written in C
@@ -140,6 +142,10 @@ def _check_needs_nothing(factory: Callable[..., object]) -> None:
             " arguments that makes one. A plain endpoint, which takes the request, belongs to a"
             " route of Starlette's own: Route(path, endpoint)"
         ) from None
+
+
+def _is_made_plainly(cls: Any) -> bool:
+    return cls.__init__ is object.__init__ and cls.__new__ is object.__new__
 
 
 def _is_option(owner: Any, name: str) -> bool:

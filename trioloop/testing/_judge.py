@@ -58,10 +58,10 @@ class Judge:
         self._world = world
         self._acceptors: dict[str, Acceptor] = {}
         self._clients: dict[str, Acceptor] = {}
-        self._living: list[Acceptor] = []  # of whom something more can come
-        self._watched: list[tuple[Exchange, Acceptor]] = []  # likewise, with their clients
+        self._living: dict[Acceptor, Exchange | None] = {}  # of whom more can come; their clients
         self._next = 0
-        self._rested: tuple[int, float] | None = None  # entries and time, when all was in order
+        self._moved: set[Acceptor] = set()  # of whom there are news since all was in order
+        self._rested_at: float | None = None  # when that was; `None` for news of all
         self.violation: Violation | None = None
 
     def hear(self, *, at_rest: bool = True) -> None:
@@ -103,20 +103,20 @@ class Judge:
             raise
 
     def _follow(self) -> None:
-        world, acceptors = self._world, self._acceptors
-        if len(acceptors) < len(world.handlers):
-            self._meet(world.handlers[len(acceptors) :])
-        entries = world.journal.entries
-        while self._next < len(entries):
-            entry = entries[self._next]
+        handlers, entries = self._world.handlers, self._world.journal.entries
+        if len(self._acceptors) < len(handlers):
+            self._meet(handlers[len(self._acceptors) :])
+        first, self._next = self._next, len(entries)
+        for index, entry in enumerate(entries[first:], first):
             if entry.who != "test":
-                found = acceptors.get(entry.who) or self._clients.get(entry.who)
+                found = self._acceptors.get(entry.who) or self._clients.get(entry.who)
                 if found is not None:
-                    found.follow(self._next, entry)
+                    found.follow(index, entry)
+                    self._moved.add(found)
             elif entry.what in TOLD_OF_THE_TEST:
-                for acceptor in acceptors.values():
-                    acceptor.follow(self._next, entry)
-            self._next += 1
+                for acceptor in self._acceptors.values():
+                    acceptor.follow_test(entry)
+                self._rested_at = None
 
     def _meet(self, handlers: Iterable[Observed]) -> None:
         """Handlers that are new."""
@@ -130,27 +130,29 @@ class Judge:
             )
             self._acceptors[observed.name] = acceptor
             self._clients[observed.client] = acceptor
-            self._living.append(acceptor)
-        theirs = ((one, self._clients.get(one.name)) for one in self._world.exchanges)
-        self._watched = [(one, each) for one, each in theirs if each and each in self._living]
+            self._living[acceptor] = None
+        self._living = dict.fromkeys(self._living)
+        for exchange in self._world.exchanges:
+            served = self._clients.get(exchange.name)
+            if served in self._living:
+                self._living[served] = exchange
 
     def _ask_for_what_is_owed(self) -> None:
+        """Ask whoever has moved; all, when time has passed."""
         now = self._world.now()
-        if self._rested == (self._next, now):
-            return  # nothing has happened since
-        for each in self._living:
+        asked = [each for each in self._living if now != self._rested_at or each in self._moved]
+        for each in asked:
             each.rest(self._next, now)
-        for exchange, acceptor in self._watched:
-            everything = exchange.reads_everything
-            acceptor.check_output(self._next, now, exchange.dispatched, all_of_it=everything)
-            acceptor.check_messages(self._next, now, exchange.messages, all_of_it=everything)
-            if acceptor.is_over and not exchange.pending:
-                self._part_with(acceptor)
-        self._rested = self._next, now
-
-    def _part_with(self, acceptor: Acceptor) -> None:
-        self._living = [each for each in self._living if each is not acceptor]
-        self._watched = [pair for pair in self._watched if pair[1] is not acceptor]
+        for each in asked:
+            exchange = self._living[each]
+            if exchange is not None:
+                everything = exchange.reads_everything
+                each.check_output(self._next, now, exchange.dispatched, all_of_it=everything)
+                each.check_messages(self._next, now, exchange.messages, all_of_it=everything)
+                if each.is_over and not exchange.pending:
+                    del self._living[each]
+        self._moved.clear()
+        self._rested_at = now
 
     def _check_ending(self, exchange: Exchange) -> None:
         acceptor = self._clients.get(exchange.name)

@@ -207,7 +207,7 @@ class Acceptor:
     # -- following -------------------------------------------------------------------------------
 
     def follow(self, index: int, entry: Entry) -> None:
-        """Follow one entry.
+        """Follow what the handler or its client did.
 
         Raises:
             LawBroken: it cannot have happened.
@@ -217,11 +217,8 @@ class Acceptor:
             step = _STEPS.get(entry.what)
             if step is not None:
                 step(self, entry.detail)
-        elif entry.who == self.client:
-            if entry.what in _OF_CLIENTS:
-                self._follow_client(entry)
-        elif entry.who == "test":
-            self._follow_test(entry)
+        elif entry.what in _OF_CLIENTS:
+            self._follow_client(entry)
 
     def _must(self, fact: bool, law: int, sentence: str, *values: object) -> None:  # noqa: FBT001
         """An assertion; the values are put into its sentence when it is told."""
@@ -292,8 +289,9 @@ class Acceptor:
             self.blocked_since = None
             self.unblocked_at = self._time
 
-    def _follow_test(self, entry: Entry) -> None:
-        """One of `TOLD_OF_THE_TEST`: the others harm nobody."""
+    def follow_test(self, entry: Entry) -> None:
+        """Follow what the test did, one of `TOLD_OF_THE_TEST`: the others harm nobody."""
+        self._time = entry.time
         if entry.what == "lags":
             self.lag_start, self.lag_end = entry.time, entry.time + entry.detail
         elif entry.what == "shuts down" and self.notice:
@@ -583,7 +581,8 @@ class Acceptor:
             LawBroken: something is overdue.
         """
         self._index, self._time = index, now
-        self._must_not_forget_senders()
+        if self.senders:
+            self._must_not_forget_senders()
         if self.terminated_at is not None:
             self._must_come_to_its_end(now)
         if self.terminated_at is not None or not self.initialised:
@@ -625,7 +624,7 @@ class Acceptor:
     def _must_not_forget_senders(self) -> None:
         ended = self.terminated_at is not None
         room = len(self.waiting) < self.limit
-        if self.senders and (ended or room):
+        if ended or room:
             why = "the handler has ended" if ended else f"{len(self.waiting)} of {self.limit} wait"
             self._must(False, 3, "a sender waits for room, and {}", why)
 

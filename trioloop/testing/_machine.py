@@ -128,10 +128,12 @@ def step(method: Callable[..., Any]) -> Callable[..., Any]:
     def recorded(self: HandlerMachine, *args: Any, **values: Any) -> Any:
         if self._in_step:  # one rule calls another
             return method(self, *args, **values)
-        call = Call(method.__name__, {**dict(zip(names, args, strict=False)), **values})
+        given = {**dict(zip(names, args, strict=False)), **values} if args else values
+        call = Call(method.__name__, given)
         self.steps.append(call)
         self._in_step = True
         try:
+            self._living()
             call.result = method(self, *args, **values)
             if self._by_hand:
                 check_invariants(self)
@@ -296,11 +298,17 @@ class HandlerMachine(RuleBasedStateMachine):
         return living[place % len(living)] if living else self._come()
 
     def _living(self) -> list[SimulatedExchange]:
-        """Clients with a living handler. Those with one that has ended are not asked again."""
-        came = self.clients[self._known :]
-        self._known += len(came)
-        self._open = [one for one in (*self._open, *came) if one.reason is None]
-        return [one for one in self._open if one.phase != "terminating"]
+        """Clients with a living handler, whose phases are noted; one that has ended stays so."""
+        self._open += self.clients[self._known :]
+        self._known = len(self.clients)
+        self._open = [one for one in self._open if one.reason is None]
+        living: list[SimulatedExchange] = []
+        for one in self._open:
+            phase = one.phase
+            if phase != "terminating":
+                self._phases[one] = phase
+                living.append(one)
+        return living
 
     def _has_room(self) -> bool:
         return len(self._living()) < MAX_CLIENTS
@@ -323,7 +331,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def send(self, place: int, message: Any) -> None:
         """Somebody sends a message."""
-        self._note_phases()
         self._last = message
         self.sim.ref(self.pick(place)).try_send(message)
 
@@ -332,14 +339,12 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def send_again(self, place: int) -> None:
         """Somebody sends the last message once more."""
-        self._note_phases()
         self.sim.ref(self.pick(place)).try_send(self._last)
 
     @rule(place=places, message=drawn_messages)
     @step
     def notify(self, place: int, message: Any) -> None:
         """Somebody sends a message for ``notify``."""
-        self._note_phases()
         self._last = message
         with suppress(trio.WouldBlock):
             self.sim.ref(self.pick(place)).notify(message)
@@ -349,7 +354,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def send_and_wait(self, place: int, messages: list[Any]) -> None:
         """Several tasks send a message each, and wait until the mailbox has room."""
-        self._note_phases()
         observed = self.pick(place).observed
         assert observed is not None
 
@@ -368,7 +372,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def burst(self, place: int, messages: list[Any]) -> None:
         """Several messages come before the handler gets to run."""
-        self._note_phases()
         self._last = messages[-1]
         self.sim.ref(self.pick(place)).burst(*messages)
 
@@ -398,7 +401,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def send_then_lag(self, place: int, message: Any, lag: float) -> None:
         """A message comes, and nothing runs for a while."""
-        self._note_phases()
         self.sim.ref(self.pick(place)).send_without_settling(message)
         self.sim.lag(lag)
 
@@ -406,14 +408,12 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def crash(self, place: int) -> None:
         """The next callback raises."""
-        self._note_phases()
         self.sim.crash_next(self.pick(place), SimulatedCrash("made by the kit"))
 
     @rule(place=places)
     @step
     def stop(self, place: int) -> None:
         """An operator stops the handler."""
-        self._note_phases()
         self.sim.ref(self.pick(place)).stop()
 
     # -- time ------------------------------------------------------------------------------------
@@ -422,21 +422,18 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def advance(self, by: float) -> None:
         """Time passes."""
-        self._note_phases()
         self.sim.advance(by)
 
     @rule()
     @step
     def advance_to_next_deadline(self) -> None:
         """Time passes until something is due."""
-        self._note_phases()
         self.sim.advance_to_next_deadline()
 
     @rule(by=seconds)
     @step
     def lag(self, by: float) -> None:
         """Time passes and nothing runs."""
-        self._note_phases()
         self.sim.lag(by)
 
     # -- clients ---------------------------------------------------------------------------------
@@ -452,7 +449,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def disconnect(self, place: int, how: Disconnect) -> None:
         """A client leaves."""
-        self._note_phases()
         exchange = self.pick(place)
         if not exchange.has_left:
             exchange.disconnect(how)
@@ -462,7 +458,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def client_sends(self, place: int, data: Any) -> None:
         """A WebSocket's client sends a message."""
-        self._note_phases()
         exchange = self.pick(place)
         if not exchange.has_left:
             exchange.send(data)
@@ -472,7 +467,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def client_sends_several(self, place: int, data: list[Any]) -> None:
         """A WebSocket's client sends several messages before the handler gets to run."""
-        self._note_phases()
         exchange = self.pick(place)
         if not exchange.has_left:
             exchange.burst(*data)
@@ -482,7 +476,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def client_closes(self, place: int, code: int | None) -> None:
         """A WebSocket's client closes."""
-        self._note_phases()
         exchange = self.pick(place)
         if not exchange.has_left:
             exchange.close(code)
@@ -491,7 +484,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def stall(self, place: int, window: int) -> None:
         """A client stops reading."""
-        self._note_phases()
         self.pick(place).stall(window)
 
     @precondition(lambda self: self._stalled())
@@ -499,7 +491,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def read(self, place: int, size: int) -> None:
         """A client that has stopped reads a little."""
-        self._note_phases()
         for exchange in _at(self._stalled(), place):
             exchange.read(size)
 
@@ -508,7 +499,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def resume(self, place: int) -> None:
         """A client reads again."""
-        self._note_phases()
         for exchange in _at(self._stalled(), place):
             exchange.resume()
 
@@ -517,7 +507,6 @@ class HandlerMachine(RuleBasedStateMachine):
     @step
     def reconnect(self, place: int) -> None:
         """A client whose stream has ended comes back."""
-        self._note_phases()
         for exchange in _at(self._ended(), place):
             self.clients.append(exchange.reconnect())
 
@@ -530,7 +519,7 @@ class HandlerMachine(RuleBasedStateMachine):
         self._running = False
         if not self._by_hand:  # an invariant may have failed
             self.failure = sys.exc_info()[1]
-        self._note_phases()
+        self._living()
         try:
             self._end()
         except Exception as error:
@@ -548,10 +537,6 @@ class HandlerMachine(RuleBasedStateMachine):
                 self.sim.shut_down(self._grace)
         finally:
             self.sim.__exit__(*sys.exc_info())
-
-    def _note_phases(self) -> None:
-        for exchange in self._living():
-            self._phases[exchange] = exchange.phase
 
     def _count(self) -> None:
         for exchange in self.clients:
