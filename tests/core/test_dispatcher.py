@@ -6,7 +6,16 @@ from contextvars import ContextVar
 
 import trio
 
-from trioloop import App, EventStreamHandler, LoopHandler, Reply, ServerSentEvent, ShutDown
+from trioloop import (
+    App,
+    EventStreamHandler,
+    Hibernate,
+    LoopHandler,
+    Reply,
+    SendAfter,
+    ServerSentEvent,
+    ShutDown,
+)
 from trioloop._core._dispatcher import SLICE
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
@@ -186,3 +195,87 @@ async def test_what_ends_the_run_is_raised_in_the_task_of_its_handler(fake_clien
         client.ref(other).send_nowait(lambda _: ServerSentEvent("alive"))
         await client.settle()
         assert "data: alive\n\n" in other.text
+
+
+async def test_a_nursery_that_was_replaced_while_its_handler_waited_is_opened_in_the_right_task(
+    fake_client,
+):
+    def have_a_child(handler):
+        handler.nursery.start_soon(trio.sleep_forever)
+        nurseries.append(handler.nursery)
+
+    nurseries = []
+    async with fake_client(serving()) as client:
+        [stream] = await open_streams(client, 1)
+        client.ref(stream).send_nowait(have_a_child)
+        await client.settle()
+        nurseries[0].cancel_scope.cancel()
+        await client.settle()
+        client.ref(stream).send_nowait(have_a_child)
+        await client.settle()
+        assert nurseries[1] is not nurseries[0]
+        assert len({nursery.parent_task for nursery in nurseries}) == 1
+
+
+async def test_a_handler_that_was_resumed_while_it_slept_has_its_nursery_in_the_right_task(
+    fake_client,
+):
+    def have_a_child(handler):
+        handler.nursery.start_soon(trio.sleep_forever)
+        parents.append(handler.nursery.parent_task.name)
+
+    parents = []
+    async with fake_client(serving()) as client:
+        [stream] = await open_streams(client, 1)
+        client.ref(stream).send_nowait(lambda _: Hibernate())
+        await client.settle()
+        await client.ref(stream).suspend()
+        client.ref(stream).resume()
+        await client.settle()
+        client.ref(stream).send_nowait(have_a_child)
+        await client.settle()
+        client.ref(stream).stop()
+        assert await stream.wait_ended() == ShutDown()
+    assert "Dispatcher" not in parents[0]
+
+
+async def test_a_turn_that_comes_too_late_wakes_nobody_who_sleeps(fake_client):
+    """Its own task was faster: the handler sleeps, and a timer of it is due before the alarm rings."""
+    awaited = []
+
+    async def wait(handler):
+        awaited.append(trio.lowlevel.current_task().name)
+
+    def obey(handler):
+        if handler.ref is refs[-1]:
+            return [Hibernate(), SendAfter(1, wait)]
+        if handler.ref is refs[-2]:
+            fake_client.move_to(1)
+        return None
+
+    async with fake_client(serving()) as client:
+        streams = await open_streams(client, 2 * SLICE + 2)
+        refs = [client.ref(stream) for stream in streams]
+        await refs[-1].suspend()
+        client.hub.broadcast("all", obey)
+        refs[-1].resume()
+        await client.settle()
+        assert streams[-1].reason is None
+        assert len(awaited) == 1
+
+
+async def test_a_callback_that_was_handed_over_does_not_begin_after_the_end(fake_client):
+    begun = []
+
+    async def begin(handler):
+        begun.append(handler)
+
+    async with fake_client(serving()) as client:
+        one, other = await open_streams(client, 2)
+        client.ref(one).send_nowait(begin)
+        client.ref(other).send_nowait(lambda _: client.ref(one).stop())
+        await client.settle()
+        assert begun == []
+        assert [(message, cause) for _, message, cause in client.dead_letters] == [
+            (begin, ShutDown())
+        ]

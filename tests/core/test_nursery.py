@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from trioloop import App, Crashed, EventStreamHandler, ShutDown
+from trioloop import App, Crashed, EventStreamHandler, LoopHandler, ShutDown
 from trioloop._core._nursery import NurseryOnDemand
 
 
@@ -94,3 +94,21 @@ async def test_what_is_raised_in_one_that_was_not_opened_is_bare():
     with pytest.raises(ValueError, match=r"^$"):
         async with NurseryOnDemand():
             raise ValueError
+
+
+@pytest.mark.parametrize("worker", ["trioloop", "stock"])
+async def test_what_a_callback_returns_may_crash_where_no_nursery_was_opened(fake_client, worker):
+    class Shy:
+        def __repr__(self):
+            raise ValueError("boom")
+
+    class Returns(LoopHandler):
+        def init(self, request):
+            return Shy()
+
+    app = App()
+    app.route("/", Returns)
+    async with fake_client(app, worker=worker) as client:
+        poll = await client.get("/")
+        await client.settle()
+        assert (poll.status, repr(poll.reason.error)) == (500, "ValueError('boom')")

@@ -814,6 +814,28 @@ async def test_what_belonged_to_a_handler_does_not_wait_for_the_collector(
         assert [found() for found in alive] == [None] * 6
 
 
+async def test_a_handler_that_has_ended_is_not_kept_by_who_handled_its_last_message():
+    alive = []
+
+    class Leaves(LoopHandler):
+        def init(self, request):
+            alive.append(weakref.ref(self.ref))
+
+        def info(self, message):
+            return Stop() if message == "leave" else None
+
+    async with served(Leaves) as (server, _, _), server.client() as client:
+        await client.request()
+        for message in ("stay", "leave"):
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            alive[0]().send_nowait(message)
+        assert (await client.answer()).status == 204
+        client.close()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        gc.collect()
+        assert alive[0]() is None
+
+
 @pytest.fixture
 def free_of_collection():
     gc.collect()

@@ -58,15 +58,19 @@ class Dispatcher:
             else:
                 self._parked = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._leave)
-            due, self._due = self._due[:SLICE], self._due[SLICE:]
-            if self.arrange is not None:
-                self.arrange(due)
-            for machine in due:
-                self._give_turn(machine)
+            self._give_turns()  # a frame that ends, and keeps nobody while this task waits
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def _give_turns(self) -> None:
+        due, self._due = self._due[:SLICE], self._due[SLICE:]
+        if self.arrange is not None:
+            self.arrange(due)
+        for machine in due:
+            if machine.dispatched:  # it may sleep meanwhile, or have another nursery
+                self._give_turn(machine)
 
     def _give_turn(self, machine: Machine) -> None:
         """Do what a waiting handler has to do, until it waits again or there is something to await."""

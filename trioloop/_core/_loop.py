@@ -73,9 +73,11 @@ async def run_handler(m: Machine) -> None:
                     m.child_crashed(crash)
                 if rest is not None:
                     raise rest from None
+            except Exception as error:  # bare, for no nursery was opened
+                m.crash(error, "nursery")
             finally:
                 m.household = m.nursery = None
-                m.used_nursery = False
+                m.used_nursery = m.dispatched = False
             if m.hibernating:
                 m.fall_asleep()
                 if m.asleep and m.resident:

@@ -516,7 +516,8 @@ class Machine:
         callback = self.callback
         self.can_be_dispatched = self.dispatched = False  # its own task would have to be woken, too
         self.need_nursery()  # outside of the scopes that the callback may enter
-        if self.output.pending and not await self._write_before(awaitable):
+        at_once = self.reason is None and not self.output.pending
+        if not (at_once or await self._write_before(awaitable)):
             return
         if callback == "receive":
             self.output.data_done()  # the client is heard while the callback runs
