@@ -146,7 +146,7 @@ def test_an_async_test_without_pytest_trio(elsewhere):
 GIVEN = """
     from hypothesis import given, settings, strategies as st
 
-    few = settings(max_examples=10, database=None)
+    few = settings(max_examples=10, database=None, deadline=None)
 
     @few
     @given(st.integers(1, 80))
