@@ -587,6 +587,21 @@ async def test_a_silent_client_is_pinged_and_its_pongs_keep_it(autojump_clock):
         assert all(later - earlier == 20.0 for earlier, later in pairwise(times))
 
 
+@pytest.mark.parametrize("receive_timeout", [0.0, 1e-9, 0.1])
+async def test_a_client_of_a_paused_handler_is_not_flooded_with_pings(
+    autojump_clock, receive_timeout
+):
+    """Nobody listens for its silence, which would end the handler after so short a time."""
+    socket = Socket(
+        init=lambda request: [Accept(), Continue(receive=False, receive_timeout=receive_timeout)]
+    )
+    async with serve() as client:
+        websocket = client.run_websocket(socket, extensions=PINGING)
+        await trio.sleep(1.05)
+        assert socket.reasons == []
+        assert 0 < len(websocket.pings) <= 10
+
+
 # -- what ends it ----------------------------------------------------------------------------------
 
 

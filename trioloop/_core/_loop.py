@@ -23,9 +23,9 @@ from typing import Any, Final, Literal, cast, final
 
 import trio
 
+from ._household import Household
 from ._machine import Machine
 from ._mailbox import NOTHING
-from ._nursery import NurseryOnDemand
 from ._reasons import CallbackName, Completed, Failed, ShutDown
 
 MAX_BATCH: Final = 64
@@ -58,15 +58,15 @@ async def run_handler(m: Machine) -> None:
     try:
         while m.reason is None and not m.asleep:
             try:
-                async with NurseryOnDemand() as m.household:
+                async with Household(m) as m.household:
                     if m.resident:
                         await take_turns(m)
                     else:
-                        m.need_nursery()  # around the scope
+                        m.household.open()  # around the scope
                         with trio.CancelScope(shield=True) as m.scope:
                             await take_turns(m)
                     m.phase = "running"  # whatever was interrupted
-                    m.dismiss_children()
+                    m.household.dismiss()
             except BaseExceptionGroup as group:
                 crash, rest = group.split(Exception)
                 if crash is not None:
@@ -76,8 +76,8 @@ async def run_handler(m: Machine) -> None:
             except Exception as error:  # bare, for no nursery was opened
                 m.crash(error, "nursery")
             finally:
-                m.household = m.nursery = None
-                m.used_nursery = m.dispatched = False
+                m.household = None
+                m.dispatched = False
             if m.hibernating:
                 m.fall_asleep()
                 if m.asleep and m.resident:
@@ -112,10 +112,12 @@ def go_on(m: Machine) -> Awaitable[object] | Literal[Pause.WAIT] | None:
         What to await; `WAIT` when nothing is left to do; `None` when there is a reason to leave the
         turns.
     """
-    while m.reason is None and not (m.used_nursery and m.nursery_is_cancelled()):
+    household = m.household
+    assert household is not None
+    while m.reason is None and not (household.used and household.is_cancelled()):
         message = NOTHING if m.ahead and m.output.pending else m.next_message()  # before a Then
         if message is NOTHING:
-            left = write_or_pause(m)
+            left = write_or_pause(m, household)
             if left is not AGAIN:
                 return left
             continue
@@ -126,7 +128,7 @@ def go_on(m: Machine) -> Awaitable[object] | Literal[Pause.WAIT] | None:
     return None
 
 
-def write_or_pause(m: Machine) -> Awaitable[object] | Pause | None:
+def write_or_pause(m: Machine, household: Household) -> Awaitable[object] | Pause | None:
     """Write what is pending; if that takes no time, there is a pause.
 
     Returns:
@@ -140,13 +142,13 @@ def write_or_pause(m: Machine) -> Awaitable[object] | Pause | None:
             return AGAIN
     elif m.called:
         m.note_silence()
-    if m.hibernating and not m.has_child_tasks():
+    if m.hibernating and not household.has_child_tasks():
         return None
     if m.visits is not None:
         m.meet_visits()
         return AGAIN
     if m.turns and m.can_be_dispatched:
-        m.need_nursery()  # no callback can open one from there
+        household.open()  # no callback can do that from there
         m.dispatched = True
     m.prepare_to_wait()
     return WAIT

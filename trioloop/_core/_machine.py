@@ -21,8 +21,8 @@ import trio
 
 from ._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
 from ._errors import BadReturn, HandlerEnded, MessageTooLarge, ReceiveTimedOut
+from ._household import Household
 from ._mailbox import NOTHING, Mailbox, Notification, OverflowPolicy, Received, make_mailbox
-from ._nursery import NurseryOnDemand
 from ._reasons import (
     INTERRUPTING,
     CallbackName,
@@ -31,7 +31,6 @@ from ._reasons import (
     Disconnected,
     Failed,
     Overflowed,
-    ShutDown,
     Stopped,
     TerminateReason,
 )
@@ -99,7 +98,6 @@ class Machine:
         "left",
         "mailbox",
         "name",
-        "nursery",
         "output",
         "phase",
         "postpone",
@@ -112,7 +110,6 @@ class Machine:
         "task",
         "timers",
         "turns",
-        "used_nursery",
         "visits",
         "woken",
     )
@@ -136,7 +133,6 @@ class Machine:
         self.callback: CallbackName = "init"  # the one that is being awaited
         self.hibernating: bool = False
         self.asleep: bool = False  # hibernating; and without a task, unless it is resident
-        self.used_nursery: bool = False
         self.resident: bool = False  # it lives in somebody else's task, and keeps that asleep, too
         self.can_be_dispatched: bool = False  # resident, and its callbacks have been def so far
         self.dispatched: bool = False  # while it waits, the dispatcher handles its messages
@@ -147,8 +143,7 @@ class Machine:
         self.woken: bool = False  # the wait has ended for a look at the clock, or at the nursery
         self.silent_since: float = math.inf  # set when init has returned
         self.task: trio.lowlevel.Task | None = None
-        self.household: NurseryOnDemand | None = None  # between init and the end, if it has a task
-        self.nursery: trio.Nursery | None = None  # of the household, where it was needed
+        self.household: Household | None = None  # between init and the end, if it has a task
         self.alarm_is_late: bool = True  # a deadline may have come closer than the alarm
         self.scope: trio.CancelScope | None = (
             None  # what an interrupting reason cancels, if anything
@@ -515,7 +510,7 @@ class Machine:
         """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
         callback = self.callback
         self.can_be_dispatched = self.dispatched = False  # its own task would have to be woken, too
-        self.need_nursery()  # outside of the scopes that the callback may enter
+        self.need_nursery()
         at_once = self.reason is None and not self.output.pending
         if not (at_once or await self._write_before(awaitable)):
             return
@@ -552,13 +547,14 @@ class Machine:
     async def _interruptible(self, awaitable: Awaitable[Any]) -> Any:
         """Await something in a task whose waits others may cancel, too.
 
-        A nursery that is in use is not among them: see `use_nursery`.
+        A nursery that is in use is not among them: see `Household`.
 
         Returns:
             What it gave, or `NOTHING` when the machine has interrupted it.
         """
         try:
-            with trio.CancelScope(shield=self.used_nursery) as self.scope:
+            used = self.household is not None and self.household.used
+            with trio.CancelScope(shield=used) as self.scope:
                 if self.reason is not None and self._is_interrupted_by(self.reason):
                     self.scope.cancel()  # it ended while there was no scope yet
                 return await awaitable
@@ -705,62 +701,22 @@ class Machine:
             except Exception as error:
                 self._write_failed(error)
 
-    # -- the nursery -----------------------------------------------------------------------------
-
-    def need_nursery(self) -> trio.Nursery:
-        """Open the nursery, unless it is. In the handler's own task, as everything around a scope."""
-        if self.nursery is None:
-            assert self.household is not None
-            self.nursery = self.household.open()
-        return self.nursery
+    # -- child tasks -----------------------------------------------------------------------------
 
     def use_nursery(self) -> trio.Nursery:
-        """What callbacks get.
+        """The nursery, for callbacks.
 
         Raises:
             RuntimeError: the handler has not begun, or has ended; or it is somebody else who asks.
         """
         if self.household is None:
             raise RuntimeError("self.nursery lives from init to the end, and there only")
-        if self.used_nursery and self.nursery is not None:
-            return self.nursery
-        if not (self.runs_here() or self.hub.dispatcher.serving is self):
-            raise RuntimeError(
-                "self.nursery is opened when a callback of the handler uses it; nobody else can use"
-                " it before that: send the handler a message"
-            )
-        nursery = self.need_nursery()
-        self.used_nursery = True
-        if self.resident and self.scope is not None:
-            self.scope.shield = True
-        nursery.start_soon(self._tell_of_cancellation, nursery, name="<canary>")
-        return nursery
+        return self.household.use()
 
-    def dismiss_children(self) -> None:
-        """Cancel what lives in the nursery."""
-        if self.used_nursery and self.nursery is not None:
-            self.nursery.cancel_scope.cancel()
-
-    async def _tell_of_cancellation(self, nursery: trio.Nursery) -> None:
-        # A callback is shielded from the nursery, so somebody inside has to tell it.
-        def tell(_: object) -> trio.lowlevel.Abort:
-            # Here it is known what was cancelled: a child that ends of it cancels the nursery, too.
-            if self.resident and not nursery.cancel_scope.cancel_called:
-                self.end(ShutDown())  # what is around the nursery
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        try:
-            await trio.lowlevel.wait_task_rescheduled(tell)
-        finally:
-            self.wake()
-
-    def has_child_tasks(self) -> bool:
-        """Whether somebody lives in the nursery."""
-        return self.nursery is not None and len(self.nursery.child_tasks) > self.used_nursery
-
-    def nursery_is_cancelled(self) -> bool:
-        """Whether the nursery was cancelled, by the handler or by a crash in it."""
-        return self.nursery is not None and self.nursery.cancel_scope.cancel_called
+    def need_nursery(self) -> None:
+        """Have it open before what may enter scopes of its own, or runs in another task."""
+        assert self.household is not None
+        self.household.open()
 
     # -- names, groups, monitors -----------------------------------------------------------------
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 PINGS: Final = 3
 """How often a silent client is pinged within ``receive_timeout``."""
+MIN_PING_INTERVAL: Final = 0.1
+"""Seconds between two of these pings: while reading is paused, the shortest timeout ends nothing."""
 
 REFUSAL: Final = "websocket.http.response"
 """The ASGI extension by which a handshake is answered with something else than 403."""
@@ -208,7 +210,7 @@ class WebSocketOutput:
 
     def _schedule_ping(self, now: float) -> None:
         if self._link.speaks_ping:
-            self.tick_due = now + self._link.receive_timeout / PINGS
+            self.tick_due = now + max(self._link.receive_timeout / PINGS, MIN_PING_INTERVAL)
 
     def _close(self, code: int, reason: str) -> None:
         self._step(ResponseStep.END)

@@ -13,8 +13,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
-import trio
-
+from .._core._household import Household
 from .._core._machine import Machine
 from .._core._mailbox import Cell, CoalescingMailbox, Mailbox, Notification, OverflowPolicy
 from .._core._reasons import TerminateReason
@@ -63,7 +62,7 @@ class Observed:
         self.phase: str = "before the start"
         self._inside = False  # a `def` callback runs
         self._told = False  # the test has said already what it sends
-        self._nurseries: set[trio.Nursery] = set()
+        self._households: set[Household] = set()
         observe_mailbox(machine.mailbox, machine, self)
         for callback in CALLBACKS:
             method = getattr(self.handler, callback, None)
@@ -116,8 +115,8 @@ class Observed:
         self._inside = True
         if callback == "terminate":
             self._note_leftovers()
-        elif self.machine.nursery is not None:
-            self._nurseries.add(self.machine.nursery)
+        elif self.machine.household is not None:
+            self._households.add(self.machine.household)
         try:
             self._crash_if_asked(callback)
             outcome: object = method(*args)
@@ -146,7 +145,7 @@ class Observed:
             f"the group {g!r}" for g, members in registry.groups.items() if self.machine in members
         ]
         left += [f"a watch on {g!r}" for g, by in registry.watchers.items() if self.machine in by]
-        left += [f"the child task {t.name}" for n in self._nurseries for t in n.child_tasks]
+        left += [f"the child task {t.name}" for home in self._households for t in home.tasks]
         if not self.machine.mailbox.closed:
             left.append("an open mailbox")
         for what in left:

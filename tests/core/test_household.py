@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
 
 from trioloop import App, Crashed, EventStreamHandler, LoopHandler, ShutDown
-from trioloop._core._nursery import NurseryOnDemand
+from trioloop._core._household import Household
+
+NOBODY: Any = None
 
 
 class Parent(EventStreamHandler):
@@ -72,19 +76,19 @@ async def test_child_tasks_end_with_their_handler_wherever_its_nursery_was_first
 
 async def test_without_use_it_is_not_even_a_schedule_point():
     with trio.testing.assert_no_checkpoints():
-        async with NurseryOnDemand():
+        async with Household(NOBODY):
             pass
 
 
 async def test_an_opened_one_waits_for_its_tasks(autojump_clock):
-    async with NurseryOnDemand() as household:
+    async with Household(NOBODY) as household:
         household.open().start_soon(trio.sleep, 3)
     assert trio.current_time() == 3
 
 
 async def test_what_is_raised_in_an_opened_one_is_in_a_group_as_anywhere():
     with pytest.raises(ExceptionGroup) as raised:
-        async with NurseryOnDemand() as household:
+        async with Household(NOBODY) as household:
             household.open()
             raise ValueError
     assert [type(error) for error in raised.value.exceptions] == [ValueError]
@@ -92,7 +96,7 @@ async def test_what_is_raised_in_an_opened_one_is_in_a_group_as_anywhere():
 
 async def test_what_is_raised_in_one_that_was_not_opened_is_bare():
     with pytest.raises(ValueError, match=r"^$"):
-        async with NurseryOnDemand():
+        async with Household(NOBODY):
             raise ValueError
 
 
