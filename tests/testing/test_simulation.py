@@ -43,7 +43,8 @@ from trioloop import (
     Stopped,
     TimedOut,
 )
-from trioloop.testing import Entry, Seen, Simulation, SimulationError, timeline
+from trioloop._core._household import Household
+from trioloop.testing import Entry, LawBroken, Seen, Simulation, SimulationError, timeline
 from trioloop.testing._exchange import Request
 
 
@@ -625,6 +626,35 @@ def test_a_planted_crash_is_a_crash_and_is_logged_as_one(sim, caplog):
     assert poll.reason == Crashed(error, "info")
     (record,) = caplog.records
     assert record.exc_info[1] is error
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["def", "async def"])
+def test_a_child_task_at_terminate_is_seen_though_only_the_last_callback_has_used_the_nursery(
+    monkeypatch, asynchronous
+):
+    class Parent(Poll):
+        def init(self, request):
+            return self.use_later() if asynchronous else self.use()
+
+        def use(self):
+            self.nursery.start_soon(trio.sleep_forever)
+
+        async def use_later(self):
+            self.use()
+
+    def terminate_too_early(household):
+        machine = household._machine
+        machine.handler.terminate(machine.reason)
+        return dismiss(household)
+
+    dismiss = Household.dismiss
+    monkeypatch.setattr(Household, "dismiss", terminate_too_early)
+    app = App()
+    app.route("/", Parent)
+    broken = pytest.raises(LawBroken, match="terminate started with the child task")
+    with broken, Simulation(app, laws=True) as sim:
+        poll = sim.get("/")
+        sim.ref(poll).stop()
 
 
 # -- the end of the server -------------------------------------------------------------------------
