@@ -91,6 +91,20 @@ async def test_the_rest_of_a_callback_is_awaited_in_the_task_of_its_handler(fake
     assert len(tasks) == 3
 
 
+async def test_an_async_def_init_does_not_change_that(fake_client):
+    tasks = set()
+
+    class Prepares(Obeys):
+        async def init(self, request):
+            self.join("all")
+
+    async with fake_client(serving(Prepares)) as client:
+        await open_streams(client, 3)
+        client.hub.broadcast("all", lambda _: tasks.add(trio.lowlevel.current_task()))
+        await client.settle()
+    assert len(tasks) == 1
+
+
 async def test_a_def_callback_has_the_context_variables_of_its_handler(fake_client):
     class Named(LoopHandler):
         def init(self, request):

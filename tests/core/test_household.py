@@ -116,3 +116,4 @@ async def test_what_a_callback_returns_may_crash_where_no_nursery_was_opened(fak
         poll = await client.get("/")
         await client.settle()
         assert (poll.status, repr(poll.reason.error)) == (500, "ValueError('boom')")
+        assert poll.reason.callback == "init"

@@ -17,6 +17,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NoReturn
 
@@ -40,7 +41,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.serving: Machine | None = None
         self.arrange: Callable[[list[Machine]], None] | None = None
-        self._due: list[Machine] = []
+        self._due: deque[Machine] = deque()
         self._parked: trio.lowlevel.Task | None = None
 
     def add(self, machine: Machine) -> None:
@@ -52,24 +53,27 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Run handlers, until cancelled."""
-        while True:
-            if self._due:
-                await trio.lowlevel.checkpoint()
-            else:
-                self._parked = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._leave)
-            self._give_turns()  # a frame that ends, and keeps nobody while this task waits
+        try:
+            while True:
+                if self._due:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    self._parked = trio.lowlevel.current_task()
+                    await trio.lowlevel.wait_task_rescheduled(self._leave)
+                self._give_turns()  # a frame that ends, and keeps nobody while this task waits
+        finally:
+            self._due.clear()
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _give_turns(self) -> None:
-        due, self._due = self._due[:SLICE], self._due[SLICE:]
+        due = [self._due.popleft() for _ in range(min(SLICE, len(self._due)))]
         if self.arrange is not None:
             self.arrange(due)
         for machine in due:
-            if machine.dispatched:  # it may sleep meanwhile, or have another nursery
+            if machine.is_dispatched():  # it may sleep meanwhile, or have another nursery
                 self._give_turn(machine)
 
     def _give_turn(self, machine: Machine) -> None:

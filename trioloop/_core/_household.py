@@ -29,15 +29,16 @@ class Household:
         machine: whose it is.
 
     Attributes:
+        nursery: when it is open.
         used: whether a callback has asked for the nursery.
     """
 
-    __slots__ = ("_machine", "_nursery", "_opened", "used")
+    __slots__ = ("_machine", "_opened", "nursery", "used")
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._opened: AbstractAsyncContextManager[trio.Nursery, bool | None] | None = None
-        self._nursery: trio.Nursery | None = None
+        self.nursery: trio.Nursery | None = None
         self.used: bool = False
 
     async def __aenter__(self) -> Self:
@@ -49,15 +50,15 @@ class Household:
         In the handler's own task, and outside of all scopes that it has entered since. A nursery does
         not block on entry, as `trio.open_nursery` says: so a function can enter one.
         """
-        if self._nursery is not None:
-            return self._nursery
+        if self.nursery is not None:
+            return self.nursery
         opened = trio.open_nursery()
         try:
             next(opened.__aenter__().__await__())
         except StopIteration as entered:
             self._opened = opened
             nursery: trio.Nursery = entered.value
-            self._nursery = nursery
+            self.nursery = nursery
             return nursery
         raise AssertionError("a nursery of this Trio blocks on entry")
 
@@ -100,7 +101,7 @@ class Household:
     @property
     def tasks(self) -> frozenset[trio.lowlevel.Task]:
         """Who lives here: the child tasks, and the canary."""
-        return frozenset() if self._nursery is None else self._nursery.child_tasks
+        return frozenset() if self.nursery is None else self.nursery.child_tasks
 
     def has_child_tasks(self) -> bool:
         """Whether somebody lives here beside the canary."""
@@ -108,12 +109,12 @@ class Household:
 
     def is_cancelled(self) -> bool:
         """Whether it was cancelled, by the handler or by a crash in it."""
-        return self._nursery is not None and self._nursery.cancel_scope.cancel_called
+        return self.nursery is not None and self.nursery.cancel_scope.cancel_called
 
     def dismiss(self) -> None:
         """Cancel those who live here."""
-        if self.used and self._nursery is not None:
-            self._nursery.cancel_scope.cancel()
+        if self.used and self.nursery is not None:
+            self.nursery.cancel_scope.cancel()
 
     async def __aexit__(
         self,

@@ -77,7 +77,6 @@ async def run_handler(m: Machine) -> None:
                 m.crash(error, "nursery")
             finally:
                 m.household = None
-                m.dispatched = False
             if m.hibernating:
                 m.fall_asleep()
                 if m.asleep and m.resident:
@@ -147,9 +146,8 @@ def write_or_pause(m: Machine, household: Household) -> Awaitable[object] | Paus
     if m.visits is not None:
         m.meet_visits()
         return AGAIN
-    if m.turns and m.can_be_dispatched:
-        household.open()  # no callback can do that from there
-        m.dispatched = True
+    if m.turns and m.resident:
+        household.open()  # from now on it is dispatched
     m.prepare_to_wait()
     return WAIT
 

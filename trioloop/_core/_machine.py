@@ -79,15 +79,14 @@ class Machine:
         "ahead",
         "alarm_is_late",
         "asleep",
+        "awaits",
         "belongings",
         "callback",
         "called",
         "calls",
-        "can_be_dispatched",
         "current",
         "data_ready",
         "data_turn",
-        "dispatched",
         "entered",
         "handled",
         "handler",
@@ -134,8 +133,7 @@ class Machine:
         self.hibernating: bool = False
         self.asleep: bool = False  # hibernating; and without a task, unless it is resident
         self.resident: bool = False  # it lives in somebody else's task, and keeps that asleep, too
-        self.can_be_dispatched: bool = False  # resident, and its callbacks have been def so far
-        self.dispatched: bool = False  # while it waits, the dispatcher handles its messages
+        self.awaits: bool = False  # it has had an async def callback for a message
         self.left: Awaitable[object] | None = None  # what is to be awaited in its own task
         self.turns: int = 0  # since it last waited
         self.suspended: bool = False  # an operator wants nothing to be handled
@@ -235,10 +233,19 @@ class Machine:
         """There is something to do, and it waits."""
         if self.asleep:
             self._wake_up()
-        elif self.dispatched:
+        elif self.is_dispatched():
             self.hub.dispatcher.add(self)
         else:
             self.mailbox.wake()
+
+    def is_dispatched(self) -> bool:
+        """Whether the dispatcher handles its messages while it waits.
+
+        Its nursery is open by then, for no callback could open it from there. One that awaits would
+        have its own task woken all the same.
+        """
+        home = self.household
+        return self.resident and not self.awaits and home is not None and home.nursery is not None
 
     def overflowed(self, limit: int) -> None:
         self.end(Overflowed("mailbox", limit))
@@ -509,7 +516,7 @@ class Machine:
     async def complete(self, awaitable: Awaitable[Any]) -> None:
         """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
         callback = self.callback
-        self.can_be_dispatched = self.dispatched = False  # its own task would have to be woken, too
+        self.awaits = self.awaits or callback != "init"
         self.need_nursery()
         at_once = self.reason is None and not self.output.pending
         if not (at_once or await self._write_before(awaitable)):
@@ -579,7 +586,11 @@ class Machine:
         """Check a return value whole, then do what it says."""
         several = type(outcome) in (list, tuple)
         commands = cast("Sequence[object]", outcome) if several else (outcome,)
-        problem = self.output.check(callback, commands)
+        try:
+            problem = self.output.check(callback, commands)
+        except Exception as error:  # of a value whose repr raises
+            self.crash(error, callback)
+            return
         if problem is not None:
             self.crash(BadReturn(callback, outcome, problem), callback)
             return

@@ -102,7 +102,7 @@ def begin(hub: Hub, make: Recipe, scope: Scope, receive: Receive, send: Send) ->
     make_link = WebSocketLink if scope["type"] == "websocket" else Link
     link = make_link(scope, receive, send)
     machine = equip(handler, hub, link)
-    machine.resident = machine.can_be_dispatched = link.resident
+    machine.resident = link.resident
     if route is not None:
         hub.seat(machine, hub.gate.enter(scope, route, make.max_handlers))
     hub.start(machine)
