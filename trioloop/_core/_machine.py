@@ -474,7 +474,7 @@ class Machine:
             self.silent_since = now
         return now
 
-    # -- awaiting -----------------------------------------------------------------------------------
+    # -- awaiting ----------------------------------------------------------------------------------
 
     async def interruptible(self, awaitable: Awaitable[Any]) -> Any:
         """Await something in a task whose waits others may cancel, too.
