@@ -21,7 +21,7 @@ from unittest import mock
 import trio
 
 from trioloop import Disconnected, Failed, Overflow, ShutDown, Stopped
-from trioloop._core import _loop, _machine
+from trioloop._core import _callbacks, _loop, _machine
 from trioloop._core._hub import HubCore
 from trioloop._core._machine import Machine
 from trioloop._core._mailbox import NOTHING, CoalescingMailbox, Mailbox
@@ -295,9 +295,9 @@ async def one_for_the_road(original, mailbox):
     machine = owner_of(mailbox)
     if machine.reason is not None:
         message = machine.next_message()
-        awaitable = None if message is NOTHING else machine.handle(message)
+        awaitable = None if message is NOTHING else _callbacks.handle(machine, message)
         if awaitable is not None:
-            await machine.complete(awaitable)
+            await _callbacks.complete(machine, awaitable)
 
 
 @bug("terminate not bounded", _loop, "last_call", 4, found_by=SlowEndMachine)
@@ -341,7 +341,7 @@ def does_not_see_it_leave(original, link, message, machine):
     original(link, message, Deaf(machine, Disconnected))
 
 
-@bug("disconnect does not interrupt a callback", Machine, "_is_interrupted_by", 8)
+@bug("disconnect does not interrupt a callback", Machine, "is_interrupted_by", 8)
 def works_for_nobody(original, machine, reason):
     busy = machine.phase == "callback" and isinstance(reason, Disconnected)
     return not busy and original(machine, reason)
@@ -356,7 +356,7 @@ def backwards(original, output):
     return original(output)
 
 
-@bug("output waits for an async callback", Machine, "complete", 9)
+@bug("output waits for an async callback", _loop, "complete", 9)
 async def writes_later(original, machine, awaitable):
     held, machine.output.pending = machine.output.pending, 0
     try:

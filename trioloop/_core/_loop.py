@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, cast, final
 
 import trio
 
+from ._callbacks import begin, complete, handle
 from ._household import Household
 from ._machine import Machine
 from ._mailbox import NOTHING
@@ -120,7 +121,7 @@ def go_on(m: Machine) -> Awaitable[object] | Literal[Pause.WAIT] | None:
             if left is not AGAIN:
                 return left
             continue
-        awaitable = m.handle(message)
+        awaitable = handle(m, message)
         left = end_turn(m, message) if awaitable is None else finish_turn(m, awaitable, message)
         if left is not None:
             return left
@@ -154,7 +155,7 @@ def write_or_pause(m: Machine, household: Household) -> Awaitable[object] | Paus
 
 async def finish_turn(m: Machine, awaitable: Awaitable[object], message: object) -> None:
     """Await the rest of an ``async def`` callback, and what follows from it."""
-    await m.complete(awaitable)
+    await complete(m, awaitable)
     writing = end_turn(m, message)
     if writing is not None:
         await writing
@@ -199,9 +200,9 @@ async def call_back(
     m: Machine, callback: CallbackName, function: Callable[..., Any], *args: Any
 ) -> None:
     """Call a callback that has no message, and carry out what it returns."""
-    awaitable = m.begin(callback, function, *args)
+    awaitable = begin(m, callback, function, *args)
     if awaitable is not None:
-        await m.complete(awaitable)
+        await complete(m, awaitable)
 
 
 async def conclude(m: Machine) -> None:

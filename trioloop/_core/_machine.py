@@ -12,26 +12,23 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Hashable
 from contextvars import Context
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._commands import CancelTimer, Continue, Hibernate, Postpone, SendAfter, Stop, Then
-from ._errors import BadReturn, HandlerEnded, MessageTooLarge, ReceiveTimedOut
+from ._errors import HandlerEnded, MessageTooLarge, ReceiveTimedOut
 from ._household import Household
 from ._mailbox import NOTHING, Mailbox, Notification, OverflowPolicy, Received, make_mailbox
 from ._reasons import (
     INTERRUPTING,
     CallbackName,
-    Completed,
     Crashed,
     Disconnected,
     Failed,
     Overflowed,
-    Stopped,
     TerminateReason,
 )
 from ._ref import Call, Down, HandlerRef, HandlerStatistics, machine_of
@@ -186,7 +183,7 @@ class Machine:
             self._wake_up()
         elif self.phase == "waiting":
             self.mailbox.wake()
-        elif self.scope is not None and self._is_interrupted_by(reason):
+        elif self.scope is not None and self.is_interrupted_by(reason):
             self.scope.cancel()
 
     def cut_off(self) -> None:
@@ -199,7 +196,7 @@ class Machine:
         ending = self.phase in ("writing", "finishing") and not isinstance(self.reason, lost)
         return ending and isinstance(reason, lost)
 
-    def _is_interrupted_by(self, reason: TerminateReason) -> bool:
+    def is_interrupted_by(self, reason: TerminateReason) -> bool:
         if self.phase in ("writing", "finishing"):  # what was returned is written
             return _is_loss(reason)
         return isinstance(reason, INTERRUPTING)
@@ -311,20 +308,6 @@ class Machine:
         if self.ahead is None:
             self.ahead = deque()
         self.ahead.extendleft(reversed(messages))
-
-    def handle(self, message: object) -> Awaitable[Any] | None:
-        """Call back for a message; what is to be awaited is returned."""
-        self.hibernating = False
-        if type(message) is Received:
-            if self.called:
-                self.note_silence()  # of the mailbox: what the client sends does not move it
-            return self.begin("receive", message.callback, message.data)
-        self.called = True
-        self.handled += 1
-        self.current = message
-        if type(message) is Notification:
-            return self.begin("notify", self.handler.notify, message.message)
-        return self.begin("info", self.handler.info, message)
 
     def message_done(self, message: object) -> Awaitable[None] | None:
         """The callback has returned: messages that were put back may have their turn now.
@@ -491,67 +474,9 @@ class Machine:
             self.silent_since = now
         return now
 
-    # -- callbacks and what they return ----------------------------------------------------------
+    # -- awaiting ----------------------------------------------------------------------------------
 
-    def begin(
-        self, callback: CallbackName, function: Callable[..., Any], *args: Any
-    ) -> Awaitable[Any] | None:
-        """Call back. What a ``def`` returned is carried out, what is to be awaited is returned."""
-        try:
-            outcome: object = function(*args)
-        except Exception as error:
-            self.crash(error, callback)
-            return None
-        if outcome is None:
-            return None
-        if type(outcome) in self.output.plain:
-            self._perform(callback, outcome)
-        elif hasattr(type(outcome), "__await__"):
-            self.callback = callback
-            return cast("Awaitable[Any]", outcome)
-        else:
-            self.carry_out(callback, outcome)
-        return None
-
-    async def complete(self, awaitable: Awaitable[Any]) -> None:
-        """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
-        callback = self.callback
-        self.awaits = self.awaits or callback != "init"
-        self.need_nursery()
-        at_once = self.reason is None and not self.output.pending
-        if not (at_once or await self._write_before(awaitable)):
-            return
-        if callback == "receive":
-            self.output.data_done()  # the client is heard while the callback runs
-        self.phase = "callback"
-        try:
-            outcome = await (self._interruptible(awaitable) if self.resident else awaitable)
-        except Exception as error:
-            self.crash(error, callback)
-        except BaseExceptionGroup as group:
-            self._crash_by(group, callback)
-        else:
-            self.phase = "running"
-            if not (outcome is None or outcome is NOTHING):
-                self.carry_out(callback, outcome)
-        self.note_silence()
-        if self.visits is not None:
-            self.meet_visits()
-
-    async def _write_before(self, awaitable: Awaitable[Any]) -> bool:
-        """Write what is pending; false when the callback cannot go on after that."""
-        goes_on = False
-        try:
-            writing = self.flush(self.hub.now())
-            if writing is not None:
-                await writing
-            goes_on = self.reason is None
-        finally:
-            if not goes_on:
-                self._abandon(awaitable)
-        return goes_on
-
-    async def _interruptible(self, awaitable: Awaitable[Any]) -> Any:
+    async def interruptible(self, awaitable: Awaitable[Any]) -> Any:
         """Await something in a task whose waits others may cancel, too.
 
         A nursery that is in use is not among them: see `Household`.
@@ -562,93 +487,12 @@ class Machine:
         try:
             used = self.household is not None and self.household.used
             with trio.CancelScope(shield=used) as self.scope:
-                if self.reason is not None and self._is_interrupted_by(self.reason):
+                if self.reason is not None and self.is_interrupted_by(self.reason):
                     self.scope.cancel()  # it ended while there was no scope yet
                 return await awaitable
         finally:
             self.scope = None
         return NOTHING
-
-    def _crash_by(self, group: BaseExceptionGroup, callback: CallbackName) -> None:
-        crash, rest = group.split(Exception)
-        if crash is not None:
-            self.crash(crash, callback)
-        if rest is not None:
-            raise rest from None
-
-    def _abandon(self, awaitable: Awaitable[Any]) -> None:
-        """The end came before the callback began: its message has not been handled."""
-        getattr(awaitable, "close", lambda: None)()
-        if self.current is not NOTHING:
-            self.put_first(self.current)
-
-    def carry_out(self, callback: CallbackName, outcome: object) -> None:
-        """Check a return value whole, then do what it says."""
-        several = type(outcome) in (list, tuple)
-        commands = cast("Sequence[object]", outcome) if several else (outcome,)
-        try:
-            problem = self.output.check(callback, commands)
-        except Exception as error:  # of a value whose repr raises
-            self.crash(error, callback)
-            return
-        if problem is not None:
-            self.crash(BadReturn(callback, outcome, problem), callback)
-            return
-        self.put_first(*[command.message for command in commands if type(command) is Then])
-        for command in commands:
-            if not self._perform(callback, command):
-                return
-
-    def _perform(self, callback: CallbackName, command: object) -> bool:
-        """Carry out one command; false when it failed, and the others have no place any more."""
-        perform = _FLOW.get(type(command))
-        if perform is not None:
-            perform(self, command)
-            return True
-        try:
-            if self.output.add(command):
-                self.end(Completed() if callback == "init" else Stopped())
-        except Exception as error:
-            self.end(Failed(error))
-            return False
-        return True
-
-    def _continue(self, command: Continue) -> None:
-        if command.idle_timeout is not None:
-            self._set_idle_timeout(command.idle_timeout)
-        if command.receive_timeout is not None or command.receive is not None:
-            self.output.regulate(command)
-            self.alarm_is_late = True
-
-    def _hibernate(self, command: Hibernate) -> None:
-        self.hibernating = True
-        if command.idle_timeout is not None:
-            self._set_idle_timeout(command.idle_timeout)
-
-    def _set_idle_timeout(self, seconds: float) -> None:
-        self.idle_timeout = seconds
-        self.alarm_is_late = True
-
-    def _stop(self, command: Stop) -> None:
-        self.end(command.reason)
-
-    def _then(self, command: Then) -> None:
-        """`carry_out` has put the messages first, all at once, so that they keep their order."""
-
-    def _send_after(self, command: SendAfter) -> None:
-        if self.timers is None:
-            self.timers = Timers()
-            self.mailbox.overdue = self.accept_due_timers
-        when = trio.current_time() + command.delay
-        self.timers.start(when, command.message, command.key)
-        self.alarm_is_late = True
-
-    def _cancel_timer(self, command: CancelTimer) -> None:
-        if self.timers is not None:
-            self.timers.cancel(command.key)
-
-    def _postpone(self, command: Postpone) -> None:
-        self.postpone = True
 
     # -- output ----------------------------------------------------------------------------------
 
@@ -676,7 +520,7 @@ class Machine:
         try:
             while True:
                 if self.resident and waiting is not None:
-                    if await self._interruptible(waiting) is NOTHING:
+                    if await self.interruptible(waiting) is NOTHING:
                         break
                 elif waiting is not None:
                     await waiting
@@ -813,14 +657,3 @@ class Machine:
             timers=0 if self.timers is None else len(self.timers),
             hibernating=self.hibernating,
         )
-
-
-_FLOW: dict[type, Callable[[Machine, Any], None]] = {
-    Continue: Machine._continue,  # noqa: SLF001 - its own table
-    Hibernate: Machine._hibernate,  # noqa: SLF001 - its own table
-    Stop: Machine._stop,  # noqa: SLF001 - its own table
-    Then: Machine._then,  # noqa: SLF001 - its own table
-    SendAfter: Machine._send_after,  # noqa: SLF001 - its own table
-    CancelTimer: Machine._cancel_timer,  # noqa: SLF001 - its own table
-    Postpone: Machine._postpone,  # noqa: SLF001 - its own table
-}
