@@ -39,7 +39,7 @@ from ._startup import (
     open_logs,
     pid_file,
 )
-from .server._processes import SERVING, Supervisor
+from .server._processes import SERVING, Supervisor, let_signals_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -249,9 +249,7 @@ def _run_workers(application: str | Application, config: Config) -> int:
 
 def _work(application: str, config: Config, sockets: Sockets, pipe: Connection) -> None:
     """Be a worker of `_run_workers`."""
-    # They were ignored so that none came too early; from here on, an interrupt may.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    let_signals_in()
 
     def serving(_: Sequence[str]) -> None:
         with suppress(OSError):  # the supervisor has ended: the drain begins

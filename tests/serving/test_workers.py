@@ -4,11 +4,13 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from support.processes import server_process
+from support.processes import DEADLINE, server_process
 
 SERVE = ("-m", "trioloop", "serve", "--bind", "127.0.0.1:0", "--workers", "2")
 READY = r"(?s)Running on http://127\.0\.0\.1:(?P<port>\d+).*Running on"
@@ -183,3 +185,31 @@ async def test_a_second_signal_ends_all_at_once(tmp_path):
             await server.printed("draining all workers")
             server.send_signal(signal.SIGTERM)
             assert await server.wait() == 128 + signal.SIGTERM
+
+
+SIGNALLED = """
+import os, signal, sys
+from multiprocessing.context import SpawnProcess
+
+from support.processes import wait_for_the_supervisor
+from trioloop.server._processes import Supervisor
+
+begin = SpawnProcess.start
+
+def start(process):
+    os.kill(os.getpid(), signal.SIGTERM)
+    begin(process)
+
+if __name__ == "__main__":
+    SpawnProcess.start = start
+    sys.exit(Supervisor(wait_for_the_supervisor, [], 2, patience=10).run())
+"""
+
+
+def test_a_signal_that_comes_while_a_worker_is_started_is_heard_after_it(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SIGNALLED)
+    tests = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": tests}
+    done = subprocess.run([sys.executable, script], env=environment, check=False, timeout=DEADLINE)
+    assert done.returncode == 0

@@ -25,6 +25,7 @@ import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import trio
@@ -209,3 +210,9 @@ def environment() -> dict[str, str]:
     paths = [] if found.name == "site-packages" else [str(found)]
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def wait_for_the_supervisor(pipe: Connection) -> None:
+    """Be a worker that ends when its supervisor closes the pipe, or after some seconds."""
+    with suppress(EOFError):
+        pipe.poll(DEADLINE)

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
@@ -88,14 +88,8 @@ class Supervisor:
     def _start(self) -> None:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=self._work, args=(*self._arguments, theirs))
-        # A signal for the group meets a worker before it can handle it, if it comes now: ignored
-        # until then (an ignored signal stays so in a new process), it is heard through the pipe.
-        previous = [signal.signal(number, signal.SIG_IGN) for number in _STOPPING]
-        try:
+        with _kept_from_what_starts():
             process.start()
-        finally:
-            for number, handler in zip(_STOPPING, previous, strict=True):
-                signal.signal(number, handler)
         theirs.close()
         self._workers[process] = ours
 
@@ -195,6 +189,35 @@ class Supervisor:
         if len(self._signals) == 1:
             with suppress(OSError):
                 os.write(2, b"trioloop: draining all workers; again to stop at once\n")
+
+
+@contextmanager
+def _kept_from_what_starts() -> Generator[None, None, None]:
+    """Have a process that is started inside ignore the signals to stop, and hear them ourselves after it.
+
+    A signal for the group meets a worker before it can handle it, if it comes now: ignored until then
+    (an ignored signal stays so in a new process), it is heard through the pipe. Here it is blocked
+    meanwhile, for what comes to a blocked signal waits, even while it is ignored.
+    """
+    resource_tracker.ensure_running()  # to start it would unblock them
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    previous = [signal.signal(number, signal.SIG_IGN) for number in _STOPPING]
+    try:
+        yield
+    finally:
+        for number, handler in zip(_STOPPING, previous, strict=True):
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def let_signals_in() -> None:
+    """Hear the signals to stop again, in a process that was started by a `Supervisor`.
+
+    What came before is forgotten: the supervisor has closed its pipe.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM)
