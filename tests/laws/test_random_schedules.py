@@ -148,11 +148,17 @@ class Actor:
     """The callbacks, for both kinds of handlers."""
 
     journal: Journal
+    is_parent: bool
 
     def init(self, request):
-        self.children = self.nursery
+        self.use_nursery()
+
+    def use_nursery(self):
+        if self.is_parent:
+            self.children = self.nursery
 
     def info(self, work):
+        self.use_nursery()  # it may be a new one
         self.journal.taken += 1
         if work.seconds:
             return self.take_time(work)
@@ -229,6 +235,7 @@ class Play:
         self.journal = Journal()
         self.handler = Stream() if script.streaming else Poll()
         self.handler.journal = self.journal
+        self.handler.is_parent = any(step.act == "cancel_nursery" for step in script.steps)
         self.handler.overflow = policy
         self.handler.mailbox_size = script.size
         self.handler.idle_timeout = script.idle_timeout
