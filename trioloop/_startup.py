@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import os
 import sys
 import traceback
 from contextlib import ExitStack, contextmanager
@@ -146,7 +147,8 @@ def _not_loaded(path: str, error: Exception) -> CannotServeError:
     _, module, attribute = path.split(":", 2)
     cause = (isinstance(error, NoAppError) and error.__context__) or error
     frames = traceback.extract_tb(cause.__traceback__)
-    last = [frame for frame in frames if not frame.filename.startswith("<frozen ")][-1]
+    ours = ("<frozen ", f"{Path(__file__).parent}{os.sep}")  # where an option is refused, say
+    last = [frame for frame in frames if not frame.filename.startswith(ours)][-1]
     if isinstance(cause, ModuleNotFoundError) and f"{Path(module).name}.".startswith(
         f"{cause.name}."
     ):

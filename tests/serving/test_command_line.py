@@ -387,6 +387,11 @@ def assert_one_line(printed: str, *fragments: str) -> None:
         ("def app(): pass", "case:app", ("(scope, receive, send)", "'case:app()'")),
         ("class app: pass", "case:app", ("(scope, receive, send)", "'case:app()'")),
         ("\nimport missing_one", "case:app", ("'missing_one'", "case.py, line 2", "--log-level")),
+        (
+            "import trioloop\nclass Chat(trioloop.LoopHandler):\n    idle_timout = 5",
+            "case:app",
+            ("TypeError: Chat.idle_timout is no option", "case.py, line 2", "--log-level"),
+        ),
         ("app = = 1", "case:app", ("SyntaxError", "case.py, line 1", "--log-level debug")),
         ("1 / 0", "case:app", ("ZeroDivisionError", "case.py, line 1", "--log-level debug")),
         ("def app(): missing", "case:app()", ("NameError", "case.py, line 1")),
