@@ -2,7 +2,7 @@
 
 Laws of this file:
 
-* One task, one callback at a time. Each turn: take a message, call back; when there is none,
+* One callback at a time. Each turn: take a message, call back; when there is none,
   write what is pending; when there is nothing to write, wait.
 * Callbacks and writes are shielded from the hub's nursery and the handler's own: only the machine
   cancels them, for a reason that interrupts. One scope serves all turns. Where a handler lives in
