@@ -74,28 +74,27 @@ async def test_a_crash_of_an_open_response_raises_nothing_into_the_server(autoju
         assert exchange.error is None
 
 
-async def test_a_crash_is_logged_once_with_its_traceback(autojump_clock, caplog):
+async def crash_record(caplog, **request):
+    """What is logged when a handler crashes."""
     poll = Poll(raises)
     async with serve() as client:
-        client.run(poll)
+        client.run(poll, **request)
         await settle()
         with caplog.at_level(logging.ERROR, "trioloop"):
             poll.ref.send_nowait("message")
             await poll.ref.wait_ended()
     [record] = caplog.records
+    return record
+
+
+async def test_a_crash_is_logged_once_with_its_traceback(autojump_clock, caplog):
+    record = await crash_record(caplog)
     assert "crashed in info" in record.getMessage()
     assert isinstance(record.exc_info[1], ValueError)
 
 
 async def test_the_log_says_whose_request_a_handler_has_failed_to_serve(autojump_clock, caplog):
-    async with serve() as client:
-        poll = Poll(raises)
-        client.run(poll, path="/r\u00e4ume/1\n?token=secret")
-        await settle()
-        with caplog.at_level(logging.ERROR, "trioloop"):
-            poll.ref.send_nowait("message")
-            await poll.ref.wait_ended()
-    [record] = caplog.records
+    record = await crash_record(caplog, path="/r\u00e4ume/1\n?token=secret")
     assert " of GET /r%C3%A4ume/1%0A crashed in info: " in record.getMessage()
     assert "secret" not in record.getMessage()
 

@@ -62,7 +62,8 @@ async def complete(m: Machine, awaitable: Awaitable[Any]) -> None:
     """Await the rest of an ``async def`` callback; nothing pending waits for it meanwhile."""
     callback = m.callback
     m.awaits = m.awaits or callback != "init"
-    m.need_nursery()
+    assert m.household is not None
+    m.household.open()  # before what may enter scopes of its own
     at_once = m.reason is None and not m.output.pending
     if not (at_once or await _write_before(m, awaitable)):
         return

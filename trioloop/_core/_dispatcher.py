@@ -1,8 +1,8 @@
 """The dispatcher: what handlers have to do, as far as it takes no time, in one task for all of them.
 
 To wake a task costs Trio as much as a short callback. So where a handler waits in somebody else's
-task, and its callbacks have been ``def`` so far, its messages are handled from here; its own task is
-woken only when there is something to await, or when it ends.
+task, and its callbacks for messages have been ``def`` so far, they are handled from here; its own task
+is woken only when there is something to await, or when it ends.
 Source: the dispatchers of Akka, which run the mailboxes of many actors in one thread.
 
 Laws of this file:
@@ -12,7 +12,7 @@ Laws of this file:
   before those that got it from them, it is the turn of others.
 * The handler's task cannot be cancelled in the middle of its turn. What was missed is made up for at
   once after it.
-* Nothing that a handler raises stays here: it is raised in the handler's own task.
+* What ends more than the handler (KeyboardInterrupt, SystemExit) is raised in the handler's own task.
 """
 
 from __future__ import annotations

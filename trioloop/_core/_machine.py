@@ -568,11 +568,6 @@ class Machine:
             raise RuntimeError("self.nursery lives from init to the end, and there only")
         return self.household.use()
 
-    def need_nursery(self) -> None:
-        """Have it open before what may enter scopes of its own, or runs in another task."""
-        assert self.household is not None
-        self.household.open()
-
     # -- names, groups, monitors -----------------------------------------------------------------
 
     def register(self, name: Hashable, *, replace: bool) -> None:
