@@ -1,17 +1,14 @@
-"""Which task goes first; the private names of Trio that it needs, and what is left without them."""
+"""Which task goes first."""
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import trio
-from support.endings import PLAYED, play
 from trio._core import _run
 
 from trioloop import App
-from trioloop.testing import Schedule, Simulation, SimulationError, _explore, _schedule
-from trioloop.testing._schedule import scheduled_by
+from trioloop.testing import Schedule, Simulation
+from trioloop.testing._trio_internals import scheduled_by
 
 
 def run_four_tasks(policy):
@@ -32,13 +29,6 @@ def run_four_tasks(policy):
     with scheduled_by(schedule):
         trio.run(main)
     return "".join(ran), schedule
-
-
-def test_trio_has_the_private_names():
-    """When this fails, Trio has changed: `_schedule` is the only module to look at."""
-    assert isinstance(_run._r, random.Random)
-    assert isinstance(_run._ALLOW_DETERMINISTIC_SCHEDULING, bool)
-    assert _schedule.AVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -105,31 +95,3 @@ def test_trio_gets_its_own_random_source_back():
     with Simulation(App()):
         assert _run._r is not before[0]
     assert (_run._r, _run._ALLOW_DETERMINISTIC_SCHEDULING) == before
-
-
-# -- without them ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def without_private_names(monkeypatch):
-    for module in (_schedule, _explore):
-        monkeypatch.setattr(module, "AVAILABLE", False)
-    monkeypatch.setattr(_run, "_r", refusing := random.Random(7))
-    yield
-    assert _run._r is refusing
-
-
-@pytest.mark.parametrize("cell", PLAYED[::7], ids=" / ".join)
-def test_everything_else_works_without_the_private_names(without_private_names, cell):
-    play(cell, cell.workers[0])
-
-
-def test_a_chosen_schedule_is_passed_over_without_them(without_private_names):
-    with Simulation(App(), schedule=7) as sim:
-        sim.get("/nowhere")
-    assert sim.schedule.plan == {}
-
-
-def test_exploring_says_that_it_cannot(without_private_names):
-    with pytest.raises(SimulationError, match="schedules cannot be chosen"):
-        _explore.explore(App, lambda sim: None)

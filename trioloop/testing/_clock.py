@@ -15,16 +15,11 @@ class VirtualClock(trio.abc.Clock):
 
     Args:
         threadless: tell Trio that it never needs to wait for I/O; for runs that are stepped.
-
-    Attributes:
-        asked_for: the deadline of the last question for the time to sleep, which Trio asks when no
-            task can run; `None` is for others to set, who want to know whether it has asked.
     """
 
     def __init__(self, *, threadless: bool = False) -> None:
         self._now = 0.0
         self._threadless = threadless
-        self.asked_for: float | None = None
 
     def start_clock(self) -> None:
         """Nothing to start: time stands still."""
@@ -35,7 +30,6 @@ class VirtualClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """How long Trio may wait for I/O, in real seconds."""
-        self.asked_for = deadline
         if self._threadless or deadline <= self._now:
             return 0.0
         return math.inf

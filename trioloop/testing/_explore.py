@@ -21,8 +21,9 @@ from typing import Any, Final, TypeAlias
 from starlette.types import ASGIApp
 
 from .._web._hub import Hub
-from ._schedule import AVAILABLE, Plan, Policy
+from ._schedule import Plan, Policy
 from ._simulation import Simulation, SimulationError
+from ._trio_internals import AVAILABLE
 
 Scenario: TypeAlias = Callable[[Simulation], object]
 """A plain function that drives a simulation, which has been started, and asserts what it wants."""

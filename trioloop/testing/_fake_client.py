@@ -24,7 +24,8 @@ from .._web._hub import Hub
 from ._clock import VirtualClock
 from ._exchange import Disconnect, Exchange, Request
 from ._journal import Journal
-from ._schedule import Policy, Schedule, scheduled_by
+from ._schedule import Policy, Schedule
+from ._trio_internals import scheduled_by
 from ._world import (
     Worker,
     World,

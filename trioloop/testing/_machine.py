@@ -11,6 +11,7 @@ Laws of this file:
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import logging
 import math
@@ -24,6 +25,7 @@ from typing import Any, ClassVar, Final, TypeVar, cast
 import trio
 from hypothesis import currently_in_test_context, note, settings
 from hypothesis import strategies as st
+from hypothesis.control import cleanup
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -207,6 +209,8 @@ class HandlerMachine(RuleBasedStateMachine):
         self.clients = []
         self._open: list[SimulatedExchange] = []  # those whose handler was there, last time
         self._known = 0  # clients that are in `_open`, or have been
+        self._alive: list[SimulatedExchange] = []  # those whose handler lives
+        self._alive_at = 0  # entries of the journal by then
         self._last: Any = NOTHING  # the message that was sent last
         self._in_step = False
         self._by_hand = not currently_in_test_context()  # nobody else checks the invariants
@@ -262,6 +266,9 @@ class HandlerMachine(RuleBasedStateMachine):
                 ends without one.
         """
         self._grace = grace
+        if gc.isenabled() and not self._by_hand:
+            gc.disable()
+            cleanup(self._let_go)
         app = type(self).make_app()
         self.sim = Simulation(
             app,
@@ -299,16 +306,19 @@ class HandlerMachine(RuleBasedStateMachine):
 
     def _living(self) -> list[SimulatedExchange]:
         """Clients with a living handler, whose phases are noted; one that has ended stays so."""
+        if not self._running or self._alive_at == len(self.sim.journal):
+            return self._alive  # nothing has happened
+        self._alive_at = len(self.sim.journal)
         self._open += self.clients[self._known :]
         self._known = len(self.clients)
         self._open = [one for one in self._open if one.reason is None]
-        living: list[SimulatedExchange] = []
+        self._alive = []
         for one in self._open:
             phase = one.phase
             if phase != "terminating":
                 self._phases[one] = phase
-                living.append(one)
-        return living
+                self._alive.append(one)
+        return self._alive
 
     def _has_room(self) -> bool:
         return len(self._living()) < MAX_CLIENTS
@@ -516,10 +526,10 @@ class HandlerMachine(RuleBasedStateMachine):
         """End the run, and check what can only be known then."""
         if not self._running:
             return
+        self._living()
         self._running = False
         if not self._by_hand:  # an invariant may have failed
             self.failure = sys.exc_info()[1]
-        self._living()
         try:
             self._end()
         except Exception as error:
@@ -544,6 +554,16 @@ class HandlerMachine(RuleBasedStateMachine):
             if reason is not None:
                 phase = self._phases.get(exchange, "before the start")
                 type(self).reached[Reached(type(reason), phase, exchange.transport)] += 1
+
+    def _let_go(self) -> None:
+        """Nobody needs the example any more.
+
+        Hypothesis keeps the machine for a while. A collection would pass over all that hangs on it,
+        to find it dead only the next time.
+        """
+        if self.failure is None:
+            vars(self).clear()
+        gc.enable()
 
     # -- what was reached ------------------------------------------------------------------------
 

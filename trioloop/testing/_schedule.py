@@ -1,25 +1,18 @@
 """Which runnable task goes first.
 
-Laws of this file:
-
-* The only module that touches private names of Trio: the scheduler's random source and the flag
-  that makes its batches comparable. ``tests/testing/test_schedule.py`` fails when Trio renames
-  them; then `AVAILABLE` is false and everything works but chosen schedules.
-* The order of each batch of runnable tasks, or of handlers that have their turns in one task, is a
-  pure function of the schedule's policy and of how many batches with a choice came before.
+Law of this file: the order of each batch of runnable tasks, or of handlers that have their turns in
+one task, is a pure function of the schedule's policy and of how many batches with a choice came
+before.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Mapping, MutableSequence
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableSequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import trio
-
-_trio_run: Any = getattr(getattr(trio, "_core", None), "_run", None)
 
 _FIXED = (
     "<",
@@ -28,10 +21,6 @@ _FIXED = (
 )
 """How the names of tasks begin that have nothing to do with the application: those of Trio, of the kit
 and of the server."""
-
-AVAILABLE: bool = all(
-    hasattr(_trio_run, name) for name in ("_r", "_ALLOW_DETERMINISTIC_SCHEDULING")
-)
 
 Plan: TypeAlias = Mapping[int, tuple[int, ...]]
 """Batches that leave spawn order: from the number of the batch to the order of its tasks."""
@@ -140,18 +129,3 @@ def _tell_apart(names: list[str]) -> list[str]:
         f"{name} {names[: place + 1].count(name)}" if names.count(name) > 1 else name
         for place, name in enumerate(names)
     ]
-
-
-@contextmanager
-def scheduled_by(schedule: Schedule) -> Generator[None]:
-    """Let a schedule decide for every Trio run of this process in the meantime."""
-    if not AVAILABLE:  # pragma: no cover - a Trio of the future
-        yield
-        return
-    run = _trio_run
-    saved = run._r, run._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - the law of this file
-    run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = schedule, True  # noqa: SLF001
-    try:
-        yield
-    finally:
-        run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = saved  # noqa: SLF001

@@ -15,7 +15,6 @@ import gc
 import inspect
 import math
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
@@ -33,8 +32,9 @@ from ._journal import Journal
 from ._judge import Judge
 from ._laws import Violation
 from ._observer import Observed
-from ._schedule import Policy, Schedule, scheduled_by
+from ._schedule import Policy, Schedule
 from ._timeline import timeline
+from ._trio_internals import GuestRun, scheduled_by
 from ._world import (
     Worker,
     World,
@@ -118,7 +118,7 @@ class Simulation:
             app, now, self.schedule, seed=seed, hub=hub, notice=notice, worker=worker
         )
         self._judge = Judge(self._world) if laws else None
-        self._steps: deque[Callable[[], object]] = deque()
+        self._run = GuestRun()
         self._outcome: outcomes.Outcome[None] | None = None
         self._closed = False
         self._thread_error: SimulationError | None = None
@@ -143,7 +143,7 @@ class Simulation:
             self._main,
             clock=self._clock,
             run_sync_soon_threadsafe=self._refuse_threads,
-            run_sync_soon_not_threadsafe=self._steps.append,
+            run_sync_soon_not_threadsafe=self._run.take,
             done_callback=self._done,
             host_uses_signal_set_wakeup_fd=True,
         )
@@ -192,7 +192,7 @@ class Simulation:
 
     def _start_up(self) -> None:
         self._settle()
-        self._io_tasks = _io_tasks(trio.lowlevel.current_statistics())
+        self._io_tasks = self._run.io_tasks
         self._begun.set()
         self.settle()
         if not self._world.started:
@@ -233,27 +233,18 @@ class Simulation:
             self._judge.hear()
 
     def _settle(self) -> None:
-        clock = self._clock
-        may_rest = True
-        for _ in range(MAX_TICKS):
-            if self._outcome is not None or not self._steps:
+        run, now = self._run, self.now()
+        for ticks in range(MAX_TICKS):
+            if run.is_over:
                 return
-            if may_rest and self._rests():
+            if run.rests(now):
+                if ticks and run.io_tasks > self._io_tasks:
+                    self._refuse_io()
                 return
-            clock.asked_for = None
-            self._steps.popleft()()
-            may_rest = clock.asked_for is not None and clock.asked_for > clock.current_time()
+            run.go_on()
         raise SimulationError(
             f"livelock at t={self.now():g}: something still runs after {MAX_TICKS} steps"
         )
-
-    def _rests(self) -> bool:
-        now = trio.lowlevel.current_statistics()  # which is slow
-        if now.tasks_runnable or now.run_sync_soon_queue_size or now.seconds_to_next_deadline <= 0:
-            return False
-        if _io_tasks(now) > self._io_tasks:
-            self._refuse_io()
-        return True
 
     def _refuse_io(self) -> None:
         waiting = [task.name for task in _tasks_in(self._nursery) if _waits_for_io(task)]
@@ -630,17 +621,6 @@ def _line_of_caller() -> str:
     for _ in range(2):
         frame = frame and frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "?"
-
-
-def _io_tasks(statistics: Any) -> int:
-    """How many tasks wait for real I/O, on any platform."""
-    io = statistics.io_statistics
-    return (
-        getattr(io, "tasks_waiting", 0)  # kqueue
-        + getattr(io, "tasks_waiting_read", 0)
-        + getattr(io, "tasks_waiting_write", 0)
-        + getattr(io, "tasks_waiting_overlapped", 0)
-    )
 
 
 def _tasks_in(nursery: trio.Nursery) -> Iterator[trio.lowlevel.Task]:

@@ -1,0 +1,148 @@
+"""The private names of Trio that the kit uses.
+
+Laws of this file:
+
+* No other module touches one: the scheduler's random source with the flag that makes its batches
+  comparable, and the inside of a guest run.
+* ``tests/testing/test_trio_internals.py`` fails when Trio renames them. Then `AVAILABLE` is false and
+  schedules cannot be chosen, or steps of a guest run are Trio's own, which are slower; everything
+  else works.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, MutableSequence
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+
+import outcome as outcomes
+import trio
+
+_trio_run: Any = getattr(getattr(trio, "_core", None), "_run", None)
+
+AVAILABLE: bool = all(
+    hasattr(_trio_run, name) for name in ("_r", "_ALLOW_DETERMINISTIC_SCHEDULING")
+)
+
+_library: Any = getattr(_trio_run, "sniffio_library", None)
+"""Where Trio says that it runs, for whoever asks sniffio."""
+
+_OF_A_GUEST: Final = ("runner", "unrolled_run_gen", "done_callback")
+_OF_A_RUNNER: Final = ("runq", "entry_queue", "deadlines", "io_manager", "main_task_outcome")
+
+_NO_EVENTS: Final[Any] = 0 if sys.platform == "win32" else []
+
+
+class Chance(Protocol):
+    """What Trio's scheduler asks of its random source."""
+
+    def shuffle(self, batch: MutableSequence[Any]) -> None:
+        """Order a batch of tasks; it runs from its end."""
+
+    def random(self) -> float:
+        """Decide whether an unsorted batch is reversed."""
+        raise NotImplementedError
+
+    def uniform(self, low: float, high: float) -> float:
+        """When a clock starts."""
+        raise NotImplementedError
+
+
+@contextmanager
+def scheduled_by(chance: Chance) -> Generator[None]:
+    """Let something else decide the order of tasks, for every Trio run of this process.
+
+    Args:
+        chance: asked from now on, of batches that are sorted by age.
+    """
+    if not AVAILABLE:  # pragma: no cover - a Trio of the future
+        yield
+        return
+    run = _trio_run
+    saved = run._r, run._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - the law of this file
+    run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = chance, True  # noqa: SLF001
+    try:
+        yield
+    finally:
+        run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = saved  # noqa: SLF001
+
+
+class GuestRun:
+    """The steps of a guest run.
+
+    Trio asks the system for I/O in every step. Where none is expected, a step is made without that,
+    unless somebody has called from outside of the run, which comes as I/O.
+    """
+
+    def __init__(self) -> None:
+        self._next: Callable[[], object] | None = None
+        self._inside: Any = None
+
+    def take(self, step: Callable[[], object]) -> None:
+        """Trio's next step: it is ``run_sync_soon_not_threadsafe``."""
+        guest = getattr(step, "__self__", None)
+        self._inside = guest if _is_known(guest) else None
+        self._next = step
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no other step."""
+        return self._next is None
+
+    def rests(self, now: float) -> bool:
+        """Whether all tasks wait, and no deadline has come.
+
+        Args:
+            now: the time of the run's clock, in seconds.
+        """
+        if self._inside is None:
+            told = trio.lowlevel.current_statistics()
+            busy = told.tasks_runnable or told.run_sync_soon_queue_size
+            return not busy and told.seconds_to_next_deadline > 0
+        runner = self._inside.runner
+        busy = runner.runq or runner.entry_queue.size()
+        return not busy and runner.deadlines.next_deadline() > now
+
+    @property
+    def io_tasks(self) -> int:
+        """How many tasks wait for real I/O, on any platform; one of them is Trio's own."""
+        if self._inside is None:
+            io: Any = trio.lowlevel.current_statistics().io_statistics
+        else:
+            io = self._inside.runner.io_manager.statistics()
+        return (
+            getattr(io, "tasks_waiting", 0)  # kqueue
+            + getattr(io, "tasks_waiting_read", 0)
+            + getattr(io, "tasks_waiting_write", 0)
+            + getattr(io, "tasks_waiting_overlapped", 0)
+        )
+
+    def go_on(self) -> None:
+        """Make the next step."""
+        run, step = self._inside, self._next
+        assert step is not None
+        if run is None or run.runner.entry_queue.size():
+            self._next = self._inside = None
+            step()
+            return
+        before, _library.name = _library.name, "trio"
+        try:
+            run.unrolled_run_gen.send(_NO_EVENTS)
+        except StopIteration:
+            self._end(run.runner.main_task_outcome)
+        except trio.TrioInternalError as error:
+            self._end(outcomes.Error(error))
+        finally:
+            _library.name = before
+
+    def _end(self, outcome: outcomes.Outcome[Any]) -> None:
+        run, self._next, self._inside = self._inside, None, None
+        run.done_callback(outcome)
+
+
+def _is_known(guest: object) -> bool:
+    """Whether the state of a guest run has what is looked at here."""
+    runner = getattr(guest, "runner", None)
+    parts = *((guest, name) for name in _OF_A_GUEST), *((runner, name) for name in _OF_A_RUNNER)
+    return _library is not None and all(hasattr(part, name) for part, name in parts)
