@@ -209,6 +209,13 @@ def test_a_ping_is_answered(sim):
     assert websocket.reason is not None
 
 
+def read(*pieces, seen):
+    """A client reads a response piece by piece."""
+    reader = ResponseReader("GET")
+    for piece in pieces:
+        reader.feed(piece, seen)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -222,7 +229,14 @@ def test_a_ping_is_answered(sim):
 )
 def test_a_server_that_writes_nonsense_is_found_out(data):
     with pytest.raises(ServerError):
-        list(ResponseReader("GET").feed(data))
+        read(data, seen=[])
+
+
+def test_what_comes_before_nonsense_is_seen():
+    seen = []
+    with pytest.raises(ServerError):
+        read(b"HTTP/1.1 200 \r\ncontent-length: 1\r\n\r\nxx", seen=seen)
+    assert seen == [("head", (200, [(b"content-length", b"1")])), ("body", b"x"), ("end", None)]
 
 
 def test_nonsense_ends_the_run_although_the_handler_would_catch_it(monkeypatch):
@@ -247,9 +261,10 @@ def test_bytes_are_read_one_by_one_as_all_at_once():
         b"HTTP/1.1 100 Continue\r\n\r\n"
         b"HTTP/1.1 200 \r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
     )
-    reader = ResponseReader("GET")
-    pieces = [sight for byte in data for sight in reader.feed(bytes([byte]))]
-    assert list(ResponseReader("GET").feed(data)) == [
+    at_once, pieces = [], []
+    read(data, seen=at_once)
+    read(*(bytes([byte]) for byte in data), seen=pieces)
+    assert at_once == [
         ("head", (200, [])),
         ("body", b"ab"),
         ("end", None),

@@ -11,7 +11,8 @@ Laws of this file:
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 from starlette.types import Message
@@ -90,123 +91,138 @@ class ResponseReader:
 
     def __init__(self, method: str) -> None:
         self._bodyless = method == "HEAD"
-        self._buffer = bytearray()
-        self._step: Callable[[], Iterator[Sight]] | None = self._head
+        self._data = b""
+        self._at = 0  # so much of that has been understood
         self._left = 0  # bytes of the body, or of a chunk
+        self._step: Callable[[list[Sight]], bool] = self._head
 
-    def feed(self, data: bytes) -> Generator[Sight]:
-        """Read some more; gives what the client sees.
+    def feed(self, data: bytes, seen: list[Sight]) -> None:
+        """Read some more.
+
+        Args:
+            data: what comes next.
+            seen: what the client sees of it is added here, and what comes before an error, too.
 
         Raises:
             ServerError: it is no response.
         """
-        self._buffer += data
-        while self._buffer:
-            if self._step is None:
-                raise ServerError(f"{bytes(self._buffer)!r} behind the end")
-            before = len(self._buffer), self._step
-            yield from self._step()
-            if before == (len(self._buffer), self._step):
-                return
+        self._data = self._data[self._at :] + data
+        self._at = 0
+        while self._at < len(self._data) and self._step(seen):
+            pass
 
-    def _line(self, end: bytes = b"\r\n") -> bytes | None:
-        size = self._buffer.find(end)
-        if size < 0:
-            return None
-        line = bytes(self._buffer[:size])
-        del self._buffer[: size + len(end)]
-        return line
+    # -- steps: each says whether it has got any further -----------------------------------------
 
-    def _taken(self, size: int) -> bytes:
-        data = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return data
-
-    def _head(self) -> Iterator[Sight]:
+    def _head(self, seen: list[Sight]) -> bool:
         head = self._line(b"\r\n\r\n")
         if head is None:
-            return
-        line, *fields = head.split(b"\r\n")
-        if not line.startswith(b"HTTP/1.1 "):
-            raise ServerError(f"{line!r} is no response's first line")
-        status = int(line[9:12])
+            return False
+        status, headers, length = _parse_head(head)
         if 100 <= status < 200 and status != 101:
-            return
-        headers: list[tuple[bytes, bytes]] = []
-        length = -1
-        for field in fields:
-            name, _, value = field.partition(b": ")
-            lower = name.lower()
-            if lower == b"content-length":
-                length = int(value)
-            if lower not in OWN_HEADERS:
-                headers.append((lower, value))
+            return True
+        seen.append(("head", (status, list(headers))))
         if status == 101:
-            self._step = self._frames
+            self._step = self._frame
         elif self._bodyless or status in (204, 304) or length == 0:
-            self._step = None
+            self._end(seen)
         else:
             self._left = length
             self._step = self._chunk_size if length < 0 else self._body
-        yield "head", (status, headers)
-        if self._step is None:
-            yield "end", None
+        return True
 
-    def _body(self) -> Iterator[Sight]:
-        data = self._taken(self._left)
-        self._left -= len(data)
+    def _body(self, seen: list[Sight]) -> bool:
+        self._piece(seen)
         if not self._left:
-            self._step = None
-        yield "body", data
-        if not self._left:
-            yield "end", None
+            self._end(seen)
+        return True
 
-    def _chunk_size(self) -> Iterator[Sight]:
+    def _chunk_size(self, seen: list[Sight]) -> bool:
         line = self._line()
-        if line is not None:
-            self._left = int(line, 16)
-            self._step = self._chunk if self._left else self._last_line
-        yield from ()
+        if line is None:
+            return False
+        self._left = int(line, 16)
+        self._step = self._chunk if self._left else self._last_line
+        return True
 
-    def _chunk(self) -> Iterator[Sight]:
-        data = self._taken(self._left)
-        self._left -= len(data)
+    def _chunk(self, seen: list[Sight]) -> bool:
+        self._piece(seen)
         if not self._left:
             self._step = self._chunk_end
-        yield "body", data
+        return True
 
-    def _chunk_end(self) -> Iterator[Sight]:
+    def _chunk_end(self, seen: list[Sight]) -> bool:
         line = self._line()
         if line:
             raise ServerError(f"{line!r} where a chunk ends")
-        if line is not None:
-            self._step = self._chunk_size
-        yield from ()
+        if line is None:
+            return False
+        self._step = self._chunk_size
+        return True
 
-    def _last_line(self) -> Iterator[Sight]:
+    def _last_line(self, seen: list[Sight]) -> bool:
         line = self._line()
         if line:
             raise ServerError(f"{line!r} where a body ends")
-        if line is not None:
-            self._step = None
-            yield "end", None
+        if line is None:
+            return False
+        self._end(seen)
+        return True
 
-    def _frames(self) -> Iterator[Sight]:
-        buffer = self._buffer
-        if len(buffer) < 2:
-            return
-        head, size = 2, buffer[1]
+    def _frame(self, seen: list[Sight]) -> bool:
+        data = self._data[self._at : self._at + 10]
+        if len(data) < 2:
+            return False
+        head, size = 2, data[1]
         if size > 125:
             head = 4 if size == 126 else 10
-            if len(buffer) < head:
-                return
-            size = int.from_bytes(buffer[2:head])
-        if len(buffer) < head + size:
-            return
+            size = int.from_bytes(data[2:head])
+        if len(self._data) < self._at + head + size:
+            return False
         opcode = self._taken(head)[0] ^ _FINAL
-        yield _sight_of(opcode, self._taken(size))
+        seen.append(_sight_of(opcode, self._taken(size)))
         if opcode == Opcode.CLOSE:
-            self._step = None
+            self._step = self._nothing
+        return True
+
+    def _nothing(self, seen: list[Sight]) -> bool:
+        raise ServerError(f"{self._data[self._at :]!r} behind the end")
+
+    # -- parts of steps --------------------------------------------------------------------------
+
+    def _line(self, end: bytes = b"\r\n") -> bytes | None:
+        start, stop = self._at, self._data.find(end, self._at)
+        if stop < 0:
+            return None
+        self._at = stop + len(end)
+        return self._data[start:stop]
+
+    def _taken(self, most: int) -> bytes:
+        data = self._data[self._at : self._at + most]
+        self._at += len(data)
+        return data
+
+    def _piece(self, seen: list[Sight]) -> None:
+        data = self._taken(self._left)
+        self._left -= len(data)
+        seen.append(("body", data))
+
+    def _end(self, seen: list[Sight]) -> None:
+        seen.append(("end", None))
+        self._step = self._nothing
+
+
+@lru_cache
+def _parse_head(head: bytes) -> tuple[int, tuple[tuple[bytes, bytes], ...], int]:
+    """Status, the application's headers and the length of the body, negative if it does not tell.
+
+    A server that is asked the same again answers with the same head, but for its date.
+    """
+    line, *fields = head.split(b"\r\n")
+    if not line.startswith(b"HTTP/1.1 "):
+        raise ServerError(f"{line!r} is no response's first line")
+    pairs = [(name.lower(), value) for name, _, value in (one.partition(b": ") for one in fields)]
+    length = int(dict(pairs).get(b"content-length", -1))
+    return int(line[9:12]), tuple(pair for pair in pairs if pair[0] not in OWN_HEADERS), length
 
 
 def _sight_of(opcode: int, payload: bytes) -> Sight:

@@ -14,6 +14,7 @@ import math
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 from urllib.parse import quote, unquote
 
@@ -76,32 +77,15 @@ class Request:
     @property
     def head(self) -> bytes:
         """The request line and the headers, as they go over the wire."""
-        fields = b"".join(b"%b: %b\r\n" % pair for pair in self._raw_headers())
-        line = f"{self.method} {self._written_target()} HTTP/1.1\r\n"
-        return line.encode() + fields + b"\r\n"
+        return _head(self.method, self.target, self.headers, self._size, self.subprotocols)
 
-    def _written_target(self) -> str:
-        """The target as browsers write it: what is no visible ASCII is quoted (RFC 3986, 2.1)."""
-        return quote(self.target, safe=string.punctuation)
-
-    def _raw_headers(self) -> list[tuple[bytes, bytes]]:
-        raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in self.headers]
-        names = {name for name, _ in raw}
-        if b"host" not in names:
-            raw.insert(0, (b"host", b"test"))
-        if self.subprotocols is not None:
-            raw += HANDSHAKE
-            if self.subprotocols:
-                raw.append((b"sec-websocket-protocol", ", ".join(self.subprotocols).encode()))
-        elif self.body is None:
-            raw.append((b"transfer-encoding", b"chunked"))
-        elif self.body and b"content-length" not in names:
-            raw.append((b"content-length", b"%d" % len(self.body)))
-        return raw
+    @property
+    def _size(self) -> int | None:
+        return None if self.body is None else len(self.body)
 
     def scope(self, app: Any) -> Scope:
         """The ASGI scope that Hypercorn makes of it."""
-        path, _, query = self._written_target().partition("?")
+        path, _, query = _written(self.target).partition("?")
         own: Scope = {"type": "http", "scheme": "http", "method": self.method, "extensions": {}}
         if self.subprotocols is not None:
             own = {
@@ -118,11 +102,50 @@ class Request:
             "raw_path": quote(path, safe="/%:@!$&'()*+,;=~-._").encode("ascii"),
             "query_string": query.encode("ascii"),
             "root_path": "",
-            "headers": self._raw_headers(),
+            "headers": _raw_headers(self.headers, self._size, self.subprotocols),
             "client": ("127.0.0.1", 50000),
             "server": ("127.0.0.1", 8000),
             "state": {},
         }
+
+
+@lru_cache  # for tests ask the same again and again
+def _head(
+    method: str,
+    target: str,
+    headers: tuple[tuple[str, str], ...],
+    size: int | None,
+    subprotocols: tuple[str, ...] | None,
+) -> bytes:
+    fields = (b"%b: %b\r\n" % pair for pair in _raw_headers(headers, size, subprotocols))
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (
+        method.encode(),
+        _written(target).encode(),
+        b"".join(fields),
+    )
+
+
+def _written(target: str) -> str:
+    """A target as browsers write it: what is no visible ASCII is quoted (RFC 3986, 2.1)."""
+    return quote(target, safe=string.punctuation)
+
+
+def _raw_headers(
+    headers: tuple[tuple[str, str], ...], size: int | None, subprotocols: tuple[str, ...] | None
+) -> list[tuple[bytes, bytes]]:
+    raw = [(n.lower().encode("ascii"), v.encode("utf-8")) for n, v in headers]
+    names = {name for name, _ in raw}
+    if b"host" not in names:
+        raw.insert(0, (b"host", b"test"))
+    if subprotocols is not None:
+        raw += HANDSHAKE
+        if subprotocols:
+            raw.append((b"sec-websocket-protocol", ", ".join(subprotocols).encode()))
+    elif size is None:
+        raw.append((b"transfer-encoding", b"chunked"))
+    elif size and b"content-length" not in names:
+        raw.append((b"content-length", b"%d" % size))
+    return raw
 
 
 HANDSHAKE: Final = (
@@ -214,16 +237,15 @@ class Exchange:
         self._closed_with: tuple[int | None, str] | None = None
         self._held: list[Message] = []  # frames that wait for the handshake's answer
         self._status: int | None = None
-        self._headers: dict[str, str] = {}
+        self._headers: dict[bytes, bytes] = {}
         self._eof: str | None = None
         self._length: int | None = None  # of the body, when the head tells
         self._reading = True
         self._left = False
         self._body_is_complete = request.body is not None
-        self._decoder = EventStreamDecoder()
+        self._decoder: EventStreamDecoder | None = None  # of an event stream
         self._events: list[ServerSentEvent] = []
         self.dispatched: list[ServerSentEvent] = []  # all of them, also those taken out of `events`
-        self._retry: int | None = None
         self.connection: ClientSide = world.connect(name, request, self._arrived)
         self.observed: Observed | None = None  # the handler, as soon as there is one
 
@@ -322,17 +344,19 @@ class Exchange:
         self._world.journal.note(self.name, what, detail)
 
     def _see(self, what: str, value: Any) -> None:
-        self.transcript.append(Seen(self._world.now(), what, value))
-        self._note(f"sees {what}", value)
+        world = self._world
+        self.transcript.append(Seen(world.now(), what, value))
+        world.journal.note(self.name, f"sees {what}", value)
 
     def _arrived(self) -> None:
         """Read what may be read."""
         connection = self.connection
         for what, value in connection.read(math.inf if self._reading else connection.wanted):
             self._take(what, value)
-        all_read = not (connection.has_unread or connection.gone)
-        if all_read and connection.closed and (self._reading or connection.wanted):
-            self._end("cut")
+        if connection.closed and self._eof is None:
+            all_read = not (connection.has_unread or connection.gone)
+            if all_read and (self._reading or connection.wanted):
+                self._end("cut")
 
     def _end(self, how: str) -> None:
         if self._eof is None:
@@ -340,22 +364,29 @@ class Exchange:
             self._see("eof", how)
 
     def _take(self, what: str, value: Any) -> None:
-        if what == "head":
-            self._status, pairs = value
-            self._headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in pairs}
-            self._see("head", value)
-            self._length = self._find_length()
-            if self._status == 101:
-                self.connection.feed(self._held)
+        if what == "body":
+            self._take_body(value)
+        elif what == "head":
+            self._take_head(value)
         elif what == "message":
             self._see("message", value)
             self.messages.append(value)
         elif what == "close":
             self._take_close(value)
-        elif what == "body":
-            self._take_body(value)
+        elif what == "ping":
+            self.connection.feed([{"type": "pong", "bytes": value}])
         if what == "end" or len(self.body) == self._length:
             self._end("end")
+
+    def _take_head(self, value: tuple[int, Iterable[tuple[bytes, bytes]]]) -> None:
+        self._status, pairs = value
+        self._headers = dict(pairs)
+        self._see("head", value)
+        self._length = self._find_length()
+        if self._headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            self._decoder = EventStreamDecoder()
+        if self._status == 101:
+            self.connection.feed(self._held)
 
     def _take_close(self, value: tuple[int | None, str]) -> None:
         self._see("close", value)
@@ -368,13 +399,13 @@ class Exchange:
         """The body's length, if its head tells (RFC 9112, section 6.3)."""
         if self.request.method == "HEAD" or self._status in (204, 304):
             return 0
-        length = self._headers.get("content-length")
+        length = self._headers.get(b"content-length")
         return None if length is None else int(length)
 
     def _take_body(self, data: bytes) -> None:
         self.body += data
         self._see("body", data)
-        if self._headers.get("content-type", "").startswith("text/event-stream"):
+        if self._decoder is not None:
             events = self._decoder.feed(data)
             self._events += events
             self.dispatched += events
@@ -389,7 +420,7 @@ class Exchange:
     @property
     def headers(self) -> Mapping[str, str]:
         """The response's headers, names in small letters."""
-        return self._headers
+        return {n.decode("latin-1"): v.decode("latin-1") for n, v in self._headers.items()}
 
     @property
     def accepted(self) -> bool:
@@ -399,7 +430,7 @@ class Exchange:
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol that was chosen for a WebSocket."""
-        return self._headers.get("sec-websocket-protocol")
+        return self.headers.get("sec-websocket-protocol")
 
     @property
     def close_code(self) -> int | None:
@@ -472,12 +503,12 @@ class Exchange:
     @property
     def last_event_id(self) -> str:
         """The last event id, which a reconnecting browser would send."""
-        return self._decoder.last_event_id
+        return "" if self._decoder is None else self._decoder.last_event_id
 
     @property
     def retry(self) -> int | None:
         """The reconnection time that was received, in milliseconds."""
-        return self._decoder.retry
+        return None if self._decoder is None else self._decoder.retry
 
     @property
     def reason(self) -> TerminateReason | None:

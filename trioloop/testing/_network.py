@@ -29,28 +29,25 @@ class MemorySocket:
     Args:
         network: tells its news.
         wrote: called when there is something for the client to read.
-        capacity: says how many unread bytes it may hold.
 
     Attributes:
+        window: unread bytes that it may hold.
+        wanted: ... and more of them, which the client waits for.
         unread: what was written and not read.
         closed: the server has closed it; what it has written can still be read.
         gone: nobody reads any more.
     """
 
-    def __init__(
-        self,
-        network: MemoryNews,
-        wrote: Callable[[], object],
-        capacity: Callable[[], float] = lambda: math.inf,
-    ) -> None:
+    def __init__(self, network: MemoryNews, wrote: Callable[[], object]) -> None:
         self._network = network
         self._wrote = wrote
-        self._capacity = capacity
         self._number = network.number(self)
         self._incoming = bytearray()
         self._ended = False  # the client sends nothing more
         self._reset = False
         self._told = False  # ... and the server knows
+        self.window: float = math.inf
+        self.wanted: int = 0
         self.unread: bytearray = bytearray()
         self.closed: bool = False
         self.gone: bool = False
@@ -84,15 +81,19 @@ class MemorySocket:
 
     def take(self, most: float) -> bytes:
         """What the client reads."""
-        size = int(min(most, len(self.unread)))
-        data = bytes(self.unread[:size])
-        del self.unread[:size]
+        unread = self.unread
+        if len(unread) <= most:
+            data = bytes(unread)
+            unread.clear()
+        else:
+            data = bytes(unread[: int(most)])
+            del unread[: len(data)]
         return data
 
     # -- the server's end ------------------------------------------------------------------------
 
     def _room(self) -> float:
-        return math.inf if self.gone else self._capacity() - len(self.unread)
+        return math.inf if self.gone else self.window + self.wanted - len(self.unread)
 
     @property
     def events(self) -> int:
@@ -127,10 +128,11 @@ class MemorySocket:
         room = self._room()
         if room <= 0:
             raise BlockingIOError
-        size = int(min(room, len(data)))
-        self.unread += data[:size]
+        if room < len(data):
+            data = data[: int(room)]
+        self.unread += data
         self._wrote()
-        return size
+        return len(data)
 
     def _raise_reset(self) -> NoReturn:
         number = errno.EPIPE if self._told else errno.ECONNRESET
@@ -169,8 +171,11 @@ class MemoryNews:
 
     def post(self, number: int, events: int) -> None:
         """Something has become true."""
-        new = events & (self._expected.get(number, 0) | BROKEN)
-        if new and number in self._expected:
+        expected = self._expected.get(number)
+        if expected is None:
+            return
+        new = events & (expected | BROKEN)
+        if new:
             self._news[number] = self._news.get(number, 0) | new
             self.interrupt()
 
@@ -186,8 +191,9 @@ class MemoryNews:
 
     def unregister(self, number: int) -> None:
         """See ``News``."""
-        for known in (self._sockets, self._expected, self._news):
-            known.pop(number, None)
+        self._sockets.pop(number, None)
+        self._expected.pop(number, None)
+        self._news.pop(number, None)
 
     def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
         """See ``News``."""

@@ -16,7 +16,6 @@ import socket
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, Final, cast
 
 import trio
@@ -94,8 +93,6 @@ class OwnWorker:
         except Exception as error:
             connection.failed(error)
             raise
-        finally:
-            connection.returned = True
 
     @property
     def nursery(self) -> trio.Nursery:
@@ -112,8 +109,7 @@ class OwnWorker:
     ) -> OwnConnection:
         """A client connects; see `OwnConnection`."""
         assert self._worker is not None
-        open_socket = partial(MemorySocket, self._news, arrived)
-        return OwnConnection(name, method, note, open_socket, self._worker.report)
+        return OwnConnection(name, method, note, self._news, arrived, self._worker.report)
 
     async def serve(self, connection: ClientSide) -> None:
         """Serve one connection, from its beginning to its end."""
@@ -122,7 +118,7 @@ class OwnWorker:
         assert worker is not None
         assert worker.readiness is not None
         _current.set(connection)
-        transport = EpollTransport(cast("socket.socket", connection.socket), worker.readiness)
+        transport = EpollTransport(cast("socket.socket", connection), worker.readiness)
         served = _Connection(worker, transport, self._around)
         served.client = connection
         worker.connections[served] = None
@@ -162,14 +158,15 @@ class _Connection(Connection):
         super().lose(why, more)
 
 
-class OwnConnection:
-    """One connection, as its client has it; see `FakeConnection`.
+class OwnConnection(MemorySocket):
+    """One connection: the server's socket and the client behind it; see `FakeConnection`.
 
     Args:
         name: for the journal.
         method: the request's method.
         note: writes the journal.
-        open_socket: makes the server's end, of what says how much it may hold.
+        network: tells the server's socket's news.
+        arrived: called when there is something to read.
         report: told what no client understands.
     """
 
@@ -178,41 +175,23 @@ class OwnConnection:
         name: str,
         method: str,
         note: Callable[..., None],
-        open_socket: Callable[[Callable[[], float]], MemorySocket],
+        network: MemoryNews,
+        arrived: Callable[[], None],
         report: Callable[[Exception], object],
     ) -> None:
+        super().__init__(network, arrived)
         self.name = name
-        self.window: float = math.inf
-        self.wanted: int = 0
-        self.socket: MemorySocket = open_socket(lambda: self.window + self.wanted)
-        self.returned: bool = False
         self.error: BaseException | None = None
+        self.write_waits: bool = False  # the application waits for the reader
         self._note = note
         self._report = report
         self._reader = ResponseReader(method)
         self._waits = 0
 
-    # -- what the faces know ---------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """The server has closed its side."""
-        return self.socket.closed
-
-    @property
-    def gone(self) -> bool:
-        """Nobody reads any more."""
-        return self.socket.gone
-
     @property
     def has_unread(self) -> bool:
         """Whether something was written that nobody has read."""
-        return bool(self.socket.unread)
-
-    @property
-    def write_waits(self) -> bool:
-        """Whether the application waits for the reader."""
-        return self._waits > 0
+        return bool(self.unread)
 
     # -- the server's side -----------------------------------------------------------------------
 
@@ -230,12 +209,14 @@ class OwnConnection:
         """The application waits for the client."""
         self._waits += 1
         if self._waits == 1:
+            self.write_waits = True
             self._note(self.name, "write waits", "bytes")
         try:
             yield
         finally:
             self._waits -= 1
             if not self._waits:
+                self.write_waits = False
                 self._note(self.name, "write done")
 
     # -- the client's side -----------------------------------------------------------------------
@@ -247,44 +228,38 @@ class OwnConnection:
             head: of the request.
             body: all of it; `None` when it follows in chunks.
         """
-        self.socket.arrive(head + (body or b""))
+        self.arrive(head + body if body else head)
 
     def feed(self, events: Iterable[Message | Hangup]) -> None:
         """Let something arrive at the server's socket."""
         for event in events:
             if isinstance(event, str):
-                self.socket.hang_up(event)
+                self.hang_up(event)
             else:
-                self.socket.arrive(frame_of(event))
+                self.arrive(frame_of(event))
 
     def feed_body(self, data: bytes, *, more: bool) -> None:
         """Let bytes of the request's body arrive."""
         sent = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        self.socket.arrive(sent if more else sent + b"0\r\n\r\n")
+        self.arrive(sent if more else sent + b"0\r\n\r\n")
 
     def lose_reader(self, how: Hangup = "reset") -> None:
         """Nobody will read what is written; a stuck write ends."""
-        self.socket.lose_reader()
+        super().lose_reader()
         if how == "reset":
-            self.socket.hang_up(how)
+            self.hang_up(how)
 
-    def make_room(self) -> None:
-        """The client has read, or the window is another one."""
-        self.socket.make_room()
-
-    def read(self, most: float) -> Generator[Sight]:
+    def read(self, most: float) -> list[Sight]:
         """Read so many bytes at most; gives what the client sees."""
-        data = self.socket.take(most)
+        seen: list[Sight] = []
+        data = self.take(most)
         if data:
             if most < math.inf:
                 self.wanted -= len(data)
             try:
-                for what, value in self._reader.feed(data):
-                    if what == "ping":
-                        self.feed([{"type": "pong", "bytes": value}])
-                    else:
-                        yield what, value
+                self._reader.feed(data, seen)
             except (ServerError, ValueError) as error:
                 self._report(error)
                 self.lose_reader()
-            self.socket.make_room()
+            self.make_room()
+        return seen
