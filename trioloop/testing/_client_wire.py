@@ -178,8 +178,9 @@ class ResponseReader:
             size = int.from_bytes(data[2:head])
         if len(self._data) < self._at + head + size:
             return False
-        opcode = self._taken(head)[0] ^ _FINAL
-        seen.append(_sight_of(opcode, self._taken(size)))
+        self._at += head + size
+        opcode = data[0] ^ _FINAL
+        seen.append(_sight_of(opcode, self._data[self._at - size : self._at]))
         if opcode == Opcode.CLOSE:
             self._step = self._nothing
         return True
@@ -196,13 +197,9 @@ class ResponseReader:
         self._at = stop + len(end)
         return self._data[start:stop]
 
-    def _taken(self, most: int) -> bytes:
-        data = self._data[self._at : self._at + most]
-        self._at += len(data)
-        return data
-
     def _piece(self, seen: list[Sight]) -> None:
-        data = self._taken(self._left)
+        data = self._data[self._at : self._at + self._left]
+        self._at += len(data)
         self._left -= len(data)
         seen.append(("body", data))
 

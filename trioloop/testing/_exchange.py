@@ -219,8 +219,6 @@ class Exchange:
     Attributes:
         name: in journals and timelines.
         request: what was asked for.
-        transcript: all that the client has seen, in order, with times: the same application,
-            seed and script give the same transcript.
         body: the bytes of the response's body that the client has read.
         messages: a WebSocket's messages that the client has read.
         answers_close: whether a WebSocket's client answers a close frame with its own.
@@ -230,7 +228,7 @@ class Exchange:
         self._world = world
         self.name = name
         self.request = request
-        self.transcript: list[Seen] = []
+        self._seen: list[tuple[float, str, Any]] = []  # what each `Seen` is made of
         self.body: bytes = b""
         self.messages: list[str | bytes] = []
         self.answers_close: bool = True
@@ -345,7 +343,7 @@ class Exchange:
 
     def _see(self, what: str, value: Any) -> None:
         world = self._world
-        self.transcript.append(Seen(world.now(), what, value))
+        self._seen.append((world.now(), what, value))
         world.journal.note(self.name, f"sees {what}", value)
 
     def _arrived(self) -> None:
@@ -411,6 +409,14 @@ class Exchange:
             self.dispatched += events
 
     # -- looking ---------------------------------------------------------------------------------
+
+    @property
+    def transcript(self) -> list[Seen]:
+        """All that the client has seen so far, in order, with times.
+
+        The same application, seed and script give the same transcript.
+        """
+        return [Seen(*one) for one in self._seen]
 
     @property
     def status(self) -> int | None:

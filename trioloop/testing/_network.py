@@ -76,7 +76,7 @@ class MemorySocket:
 
     def make_room(self) -> None:
         """The client has read, or the window is another one."""
-        if self._room() > 0:
+        if self._network.expects(self._number, WRITABLE) and self._room() > 0:
             self._network.post(self._number, WRITABLE)
 
     def take(self, most: float) -> bytes:
@@ -168,6 +168,10 @@ class MemoryNews:
         number = next(self._numbers)
         self._sockets[number] = sock
         return number
+
+    def expects(self, number: int, events: int) -> bool:
+        """Whether there can be news of them."""
+        return bool(self._expected.get(number, 0) & events)
 
     def post(self, number: int, events: int) -> None:
         """Something has become true."""

@@ -252,8 +252,8 @@ class OwnConnection(MemorySocket):
     def read(self, most: float) -> list[Sight]:
         """Read so many bytes at most; gives what the client sees."""
         seen: list[Sight] = []
-        data = self.take(most)
-        if data:
+        if self.unread and most:
+            data = self.take(most)
             if most < math.inf:
                 self.wanted -= len(data)
             try:
