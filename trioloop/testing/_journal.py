@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import starmap
+from typing import Any, TypeAlias
+
+Note: TypeAlias = tuple[float, str, str, Any]
+"""What an `Entry` is made of. Far more is written than read, and a tuple costs next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +36,20 @@ class Journal:
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self.entries: list[Entry] = []
+        self.notes: list[Note] = []
         self._now = now
 
     def note(self, who: str, what: str, detail: Any = None) -> None:
         """Write an entry."""
-        self.entries.append(Entry(self._now(), who, what, detail))
+        self.notes.append((self._now(), who, what, detail))
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All of them."""
+        return list(self)
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self.notes)
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self.entries)
+        return starmap(Entry, self.notes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from .._core._errors import MessageTooLarge, SendTimedOut
@@ -56,8 +56,9 @@ class Judge:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._acceptors: dict[str, Acceptor] = {}
-        self._clients: dict[str, Acceptor] = {}
+        self._acceptors: list[Acceptor] = []
+        self._by_name: dict[str, Acceptor] = {}  # the handler's, and its client's
+        self._exchanges: dict[str, Exchange] = {}  # by name, as far as they are known
         self._living: dict[Acceptor, Exchange | None] = {}  # of whom more can come; their clients
         self._next = 0
         self._moved: set[Acceptor] = set()  # of whom there are news since all was in order
@@ -93,7 +94,7 @@ class Judge:
         if self.violation is not None:
             return
         try:
-            for acceptor in self._acceptors.values():
+            for acceptor in self._acceptors:
                 acceptor.finish(self._next, self._world.now())
             for exchange in self._world.exchanges:
                 self._check_ending(exchange)
@@ -103,59 +104,58 @@ class Judge:
             raise
 
     def _follow(self) -> None:
-        handlers, entries = self._world.handlers, self._world.journal.entries
-        if len(self._acceptors) < len(handlers):
-            self._meet(handlers[len(self._acceptors) :])
-        first, self._next = self._next, len(entries)
-        for index, entry in enumerate(entries[first:], first):
-            if entry.who != "test":
-                found = self._acceptors.get(entry.who) or self._clients.get(entry.who)
-                if found is not None:
-                    found.follow(index, entry)
-                    self._moved.add(found)
-            elif entry.what in TOLD_OF_THE_TEST:
-                for acceptor in self._acceptors.values():
-                    acceptor.follow_test(entry)
+        for observed in self._world.handlers[len(self._acceptors) :]:
+            self._meet(observed)
+        notes = self._world.journal.notes
+        first, self._next = self._next, len(notes)
+        for index in range(first, self._next):
+            note = notes[index]
+            _, who, what, _ = note
+            found = self._by_name.get(who)
+            if found is not None:
+                found.follow(index, note)
+                self._moved.add(found)
+            elif what in TOLD_OF_THE_TEST and who == "test":
+                for acceptor in self._acceptors:
+                    acceptor.follow_test(note)
                 self._rested_at = None
 
-    def _meet(self, handlers: Iterable[Observed]) -> None:
-        """Handlers that are new."""
-        for observed in handlers:
-            acceptor = Acceptor(
-                observed.handler,
-                observed.name,
-                observed.client,
-                notice=self._world.gives_notice,
-                patience=self._world.patience,
-            )
-            self._acceptors[observed.name] = acceptor
-            self._clients[observed.client] = acceptor
-            self._living[acceptor] = None
-        self._living = dict.fromkeys(self._living)
-        for exchange in self._world.exchanges:
-            served = self._clients.get(exchange.name)
-            if served in self._living:
-                self._living[served] = exchange
+    def _meet(self, observed: Observed) -> None:
+        """A handler that is new."""
+        exchanges = self._world.exchanges[len(self._exchanges) :]
+        self._exchanges.update((exchange.name, exchange) for exchange in exchanges)
+        acceptor = Acceptor(
+            observed.handler,
+            observed.name,
+            notice=self._world.gives_notice,
+            patience=self._world.patience,
+        )
+        earlier = self._by_name.get(observed.client)
+        if earlier in self._living:
+            self._living[earlier] = None  # its client is served by the new one
+        self._acceptors.append(acceptor)
+        self._by_name[observed.name] = self._by_name[observed.client] = acceptor
+        self._living[acceptor] = self._exchanges.get(observed.client)
 
     def _ask_for_what_is_owed(self) -> None:
         """Ask whoever has moved; all, when time has passed."""
-        now = self._world.now()
-        asked = [each for each in self._living if now != self._rested_at or each in self._moved]
+        now, living = self._world.now(), self._living
+        time_has_passed = now != self._rested_at
+        asked = [each for each in living if time_has_passed or each in self._moved]
         for each in asked:
             each.rest(self._next, now)
         for each in asked:
-            exchange = self._living[each]
+            exchange = living[each]
             if exchange is not None:
                 everything = exchange.reads_everything
-                each.check_output(self._next, now, exchange.dispatched, all_of_it=everything)
-                each.check_messages(self._next, now, exchange.messages, all_of_it=everything)
+                each.check_output(exchange.dispatched, exchange.messages, all_of_it=everything)
                 if each.is_over and not exchange.pending:
-                    del self._living[each]
+                    del living[each]
         self._moved.clear()
         self._rested_at = now
 
     def _check_ending(self, exchange: Exchange) -> None:
-        acceptor = self._clients.get(exchange.name)
+        acceptor = self._by_name.get(exchange.name)
         if acceptor is None or acceptor.reason is None or not exchange.reads_everything:
             return
         if acceptor.given_up:

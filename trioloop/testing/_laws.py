@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from .._core._commands import (
     CancelTimer,
@@ -48,7 +48,7 @@ from .._web._websocket_handler import WebSocketHandler
 from .._web._websocket_link import UNHEARD_SECONDS
 from .._wire import ServerSentEvent
 from ._connection import KEEP_ALIVE
-from ._journal import Entry
+from ._journal import Note
 
 LAWS = {
     1: "callbacks of one handler never overlap",
@@ -128,26 +128,56 @@ class Acceptor:
     Args:
         handler: read once, for its options.
         who: the handler's name in the journal.
-        client: its client's name.
         notice: whether the server tells of its shutdown.
         patience: seconds for which the server waits for a client that takes nothing.
     """
 
-    def __init__(  # noqa: PLR0915 - one line for each thing to remember
-        self,
-        handler: Handler[Any],
-        who: str,
-        client: str,
-        *,
-        notice: bool = False,
-        patience: float = math.inf,
+    # As it is before anything has happened.
+    running: str | None = None
+    current: Any = None
+    retrying = 0
+    started = 0
+    initialised = False
+    silent_since = math.inf
+    reason: TerminateReason | None = None
+    terminated_at: float | None = None
+    terminate_over = False
+    overflowed = False
+    refused: Any = None  # a message, without need
+    displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
+    made_room = False  # DROP_OLDEST has given one up, and is to accept one more
+    replaced: int | None = None  # KeepLatest: the place of what is being replaced
+    ended = False  # it has said so itself, or could see it at once
+    senders = 0  # tasks that are in `await ref.send()`
+    gone = False
+    gone_at = math.inf
+    ending_asked = False  # shutdown, cancellation or an operator's stop
+    cancelled = False  # the grace is over: the server does not wait for what is written
+    told_at = math.inf  # when the handler had to hear of it
+    blocked_since: float | None = None
+    unable = 0.0  # see UNABLE
+    patience = math.inf  # for the write that waits
+    unblocked_at = -math.inf
+    lag_end = -math.inf
+    lag_start = -math.inf
+    checked = 0  # events that the client has seen, and that were the right ones
+    stalled = False  # its client does not read
+    stalled_at = math.inf
+    given_up = False  # ... for longer than the server waits
+    paused = False  # the handler does not want it now
+    received_at = -math.inf  # when a `receive` has returned last
+    checked_messages = 0
+    _index = 0
+    _time = 0.0
+
+    def __init__(
+        self, handler: Handler[Any], who: str, *, notice: bool = False, patience: float = math.inf
     ) -> None:
         self.who = who
-        self.client = client
+        self.kind = type(handler)
         self.idle_timeout = handler.idle_timeout
         self.send_timeout = handler.send_timeout
         self.terminate_timeout = handler.terminate_timeout
-        self.slack = handler.terminate_timeout if _hears_errors(handler) else 0.0
         self.notice = notice
         self.servers_patience = patience
         self.limit = handler.mailbox_size
@@ -161,164 +191,119 @@ class Acceptor:
         self.last_thens: list[Any] = []
         self.letters_owed: list[Any] = []  # displaced, and nobody was told yet
         self.timers: list[tuple[float, Any, Any]] = []
-        self.running: str | None = None
-        self.current: Any = None
-        self.retrying = 0
-        self.started = 0
-        self.initialised = False
-        self.silent_since = math.inf
-        self.reason: TerminateReason | None = None
-        self.terminated_at: float | None = None
-        self.terminate_over = False
         self.raised: list[BaseException] = []
         self.returned: list[Any] = []
-        self.overflowed = False
-        self.refused: Any = None  # a message, without need
-        self.displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
-        self.made_room = False  # DROP_OLDEST has given one up, and is to accept one more
-        self.replaced: int | None = None  # KeepLatest: the place of what is being replaced
-        self.ended = False  # it has said so itself, or could see it at once
-        self.senders = 0  # tasks that are in `await ref.send()`
-        self.gone = False
-        self.gone_at = math.inf
-        self.ending_asked = False  # shutdown, cancellation or an operator's stop
-        self.cancelled = False  # the grace is over: the server does not wait for what is written
-        self.told_at = math.inf  # when the handler had to hear of it
-        self.blocked_since: float | None = None
-        self.unable = 0.0  # see UNABLE
-        self.patience = math.inf  # for the write that waits
-        self.unblocked_at = -math.inf
-        self.lag_end = -math.inf
-        self.lag_start = -math.inf
         self.expected_events: list[ServerSentEvent] = []
-        self.checked = 0  # events that the client has seen, and that were the right ones
-        self.is_websocket = isinstance(handler, WebSocketHandler)
         self.unreceived: deque[str | bytes] = deque()  # what the client has sent on a WebSocket
-        self.stalled = False  # its client does not read
-        self.stalled_at = math.inf
-        self.given_up = False  # ... for longer than the server waits
-        self.paused = False  # the handler does not want it now
-        self.received_at = -math.inf  # when a `receive` has returned last
         self.expected_messages: list[str | bytes] = []
-        self.checked_messages = 0
-        self._index = 0
-        self._time = 0.0
 
     # -- following -------------------------------------------------------------------------------
 
-    def follow(self, index: int, entry: Entry) -> None:
+    def follow(self, index: int, note: Note) -> None:
         """Follow what the handler or its client did.
 
         Raises:
             LawBroken: it cannot have happened.
         """
-        self._index, self._time = index, entry.time
-        if entry.who == self.who:
-            step = _STEPS.get(entry.what)
-            if step is not None:
-                step(self, entry.detail)
-        elif entry.what in _OF_CLIENTS:
-            self._follow_client(entry)
+        time, who, what, detail = note
+        step = (_STEPS if who == self.who else _STEPS_OF_CLIENTS).get(what)
+        if step is not None:
+            self._index, self._time = index, time
+            step(self, detail)
 
-    def _must(self, fact: bool, law: int, sentence: str, *values: object) -> None:  # noqa: FBT001
-        """An assertion; the values are put into its sentence when it is told."""
+    def _break(self, law: int, sentence: str) -> NoReturn:
+        # For all laws, in one line: Hypothesis tells failures apart by where they are raised.
         __tracebackhide__ = True  # by pytest
-        if not fact:
-            told = sentence.format(*values) if values else sentence
-            raise LawBroken(Violation(law, told, self._index, self._time, self.who))
+        raise LawBroken(Violation(law, sentence, self._index, self._time, self.who))
 
-    def _follow_client(self, entry: Entry) -> None:
-        match entry.what:
-            case "disconnects" if entry.detail == "vanish":
-                self.stalled_at = min(self.stalled_at, entry.time)
-            case "disconnects" | "closes":
-                self.gone = True
-                # What the client has sent before hides it, until its turn has come; so does our
-                # answer to its close frame, until it can be written.
-                stuck = entry.what == "closes" and self.stalled
-                self.gone_at = math.inf if self.unreceived or stuck else entry.time
-            case "stalls" | "resumes":
-                self._stall(stalled=entry.what == "stalls")
-            case "sends data":
-                self.unreceived.append(entry.detail)
-            case "bursts":
-                self.unreceived += entry.detail
-            case "write waits":
-                self._block(entry)
-            case "write done":
-                self._unblock()
-            case "is given up":
-                self._give_up()
-            case "is cancelled":
-                self.cancelled = True
-                self._tell_to_end()
-            case _:
-                pass
+    def _disconnects(self, how: str) -> None:
+        if how == "vanish":
+            self.stalled_at = min(self.stalled_at, self._time)
+        else:
+            self._leaves(hidden=bool(self.unreceived))
 
-    def _stall(self, *, stalled: bool) -> None:
-        self.stalled = stalled
-        self.stalled_at = min(self.stalled_at, self._time) if stalled else math.inf
-        if self.gone and not (stalled or self.unreceived):
+    def _closes(self, _detail: Any) -> None:
+        self._leaves(hidden=self.stalled or bool(self.unreceived))
+
+    def _leaves(self, *, hidden: bool) -> None:
+        # What the client has sent before hides it, until its turn has come; so does our answer to
+        # its close frame, until it can be written.
+        self.gone = True
+        self.gone_at = math.inf if hidden else self._time
+
+    def _stalls(self, _detail: Any) -> None:
+        self.stalled = True
+        self.stalled_at = min(self.stalled_at, self._time)
+
+    def _resumes(self, _detail: Any) -> None:
+        self.stalled = False
+        self.stalled_at = math.inf
+        if self.gone and not self.unreceived:
             self.gone_at = min(self.gone_at, self._time)
 
-    def _block(self, entry: Entry) -> None:
-        refused = self._refuses_a_websocket(entry)
-        self.unable = math.inf if refused else UNABLE[entry.detail]
+    def _sends_data(self, data: str | bytes) -> None:
+        self.unreceived.append(data)
+
+    def _bursts(self, data: tuple[str | bytes, ...]) -> None:
+        self.unreceived += data
+
+    def _write_waits(self, part: str) -> None:
+        self.unable = math.inf if self._refuses_a_websocket(part) else UNABLE[part]
         self.patience = self.send_timeout + self.unable
-        self.blocked_since = entry.time if self.blocked_since is None else self.blocked_since
+        self.blocked_since = self._time if self.blocked_since is None else self.blocked_since
 
-    def _give_up(self) -> None:
-        self.given_up = True
-        self._must(
-            self._time >= self.stalled_at + self.servers_patience,
-            4,
-            "the server gave its client up before {:g} s without reading were over",
-            self.servers_patience,
-        )
-
-    def _refuses_a_websocket(self, entry: Entry) -> bool:
+    def _refuses_a_websocket(self, part: str) -> bool:
         """The head of a refusal goes out with its body, and waits like one."""
-        return self.is_websocket and entry.detail in ("body", "end")
+        return part in ("body", "end") and issubclass(self.kind, WebSocketHandler)
 
-    def _tell_to_end(self, _detail: Any = None) -> None:
-        self.ending_asked = True
-        self.told_at = min(self.told_at, self._time)
-
-    def _unblock(self) -> None:
+    def _write_done(self, _detail: Any) -> None:
         if self.blocked_since is not None:
             self.blocked_since = None
             self.unblocked_at = self._time
 
-    def follow_test(self, entry: Entry) -> None:
+    def _is_given_up(self, _detail: Any) -> None:
+        self.given_up = True
+        if self._time < self.stalled_at + self.servers_patience:
+            seconds = f"{self.servers_patience:g} s"
+            self._break(
+                4, f"the server gave its client up before {seconds} without reading were over"
+            )
+
+    def _is_cancelled(self, _detail: Any) -> None:
+        self.cancelled = True
+        self._tell_to_end()
+
+    def _tell_to_end(self) -> None:
+        self.ending_asked = True
+        self.told_at = min(self.told_at, self._time)
+
+    def follow_test(self, note: Note) -> None:
         """Follow what the test did, one of `TOLD_OF_THE_TEST`: the others harm nobody."""
-        self._time = entry.time
-        if entry.what == "lags":
-            self.lag_start, self.lag_end = entry.time, entry.time + entry.detail
-        elif entry.what == "shuts down" and self.notice:
+        self._time, _, what, detail = note
+        if what == "lags":
+            self.lag_start, self.lag_end = self._time, self._time + detail
+        elif what == "shuts down" and self.notice:
             self._tell_to_end()
-        elif entry.what in ("shuts down", "ends the run"):
+        elif what in ("shuts down", "ends the run"):
             self.ending_asked = True
 
     # -- the mailbox -----------------------------------------------------------------------------
 
     def _accepts(self, message: Any) -> None:
-        self._must(self.reason is None, 3, "{!r} was accepted after the end", message)
+        if self.reason is not None:
+            self._break(3, f"{message!r} was accepted after the end")
         full = len(self.waiting) - self.displacements_due >= self.limit and not self.made_room
         self.made_room = False
         if full and self.policy is Overflow.DROP_OLDEST:
             self.displacements_due += 1  # the oldest was in the loop's hands already
-        self._must(
-            not full or self.policy in (Overflow.BLOCK, Overflow.DROP_OLDEST),
-            3,
-            "{!r} was accepted although {} of {} are waiting",
-            message,
-            len(self.waiting),
-            self.limit,
-        )
+        if full and self.policy not in (Overflow.BLOCK, Overflow.DROP_OLDEST):
+            load = f"{len(self.waiting)} of {self.limit}"
+            self._break(3, f"{message!r} was accepted although {load} are waiting")
         self.waiting.append(message)
 
     def _accepts_own(self, message: Any) -> None:
-        self._must(self.reason is None, 5, "{!r} was accepted after the end", message)
+        if self.reason is not None:
+            self._break(5, f"{message!r} was accepted after the end")
         if not isinstance(message, (Down, Joined, Left)):
             self._fire_timer(message)
         self.waiting.append(message)
@@ -326,11 +311,12 @@ class Acceptor:
     def _fire_timer(self, message: Any) -> None:
         for index, (due, _, timed) in enumerate(self.timers):
             if timed is message:
-                self._must(due <= self._time, 7, "the timer of {!r} was due at {:g}", message, due)
+                if due > self._time:
+                    self._break(7, f"the timer of {message!r} was due at {due:g}")
                 del self.timers[index]
                 return
-        unblocked = self.policy is Overflow.BLOCK  # a sender that has waited for room
-        self._must(unblocked, 5, "{!r} comes from a timer that is not set", message)
+        if self.policy is not Overflow.BLOCK:  # else it is a sender's that has waited for room
+            self._break(5, f"{message!r} comes from a timer that is not set")
 
     def _refuses(self, message: Any) -> None:
         if len(self.waiting) < self.limit:
@@ -343,13 +329,9 @@ class Acceptor:
         self.senders -= 1
 
     def _overflows(self, limit: int) -> None:
-        self._must(
-            len(self.waiting) >= self.limit,
-            3,
-            "the mailbox overflowed with {} of {} waiting",
-            len(self.waiting),
-            self.limit,
-        )
+        if len(self.waiting) < self.limit:
+            load = f"{len(self.waiting)} of {self.limit}"
+            self._break(3, f"the mailbox overflowed with {load} waiting")
         self.overflowed = self.ended = True
 
     def _displaces(self, message: Any) -> None:
@@ -364,14 +346,14 @@ class Acceptor:
             else:
                 oldest = self.displacements_due
         self.made_room = self.displacements_due == oldest  # one for one, also beyond the limit
-        right = len(self.waiting) > oldest and self.waiting[oldest] is message
-        self._must(right, 2, "{!r} was displaced, which is not the oldest", message)
+        if len(self.waiting) <= oldest or self.waiting[oldest] is not message:
+            self._break(2, f"{message!r} was displaced, which is not the oldest")
         del self.waiting[oldest]
         self.letters_owed.append(message)
 
     def _replaces(self, message: Any) -> None:
-        self._must(self.replaced is not None, 2, "{!r} replaced nothing", message)
-        assert self.replaced is not None
+        if self.replaced is None:
+            self._break(2, f"{message!r} replaced nothing")
         self.waiting[self.replaced] = message
         self.replaced = None
 
@@ -393,34 +375,32 @@ class Acceptor:
                 if kept is message:
                     del numbered[index]
                     return
-        self._must(
-            self.terminated_at is None, 5, "{!r} became a dead letter after terminate", message
-        )
+        if self.terminated_at is not None:
+            self._break(5, f"{message!r} became a dead letter after terminate")
         due = [timed for when, _, timed in self.timers if when <= self._time]
-        self._must(
-            any(timed is message for timed in due),
-            3,
-            "{!r} became a dead letter although it was handled, or never accepted",
-            message,
-        )
+        if not any(timed is message for timed in due):
+            why = "although it was handled, or never accepted"
+            self._break(3, f"{message!r} became a dead letter {why}")
 
     # -- callbacks -------------------------------------------------------------------------------
 
     def _starts(self, callback: str) -> None:
-        self._must(
-            self.running is None, 1, "{} was called while {} was running", callback, self.running
-        )
-        self._must(self.terminated_at is None, 4, "{} was called after terminate", callback)
+        if self.running is not None:
+            self._break(1, f"{callback} was called while {self.running} was running")
+        if self.terminated_at is not None:
+            self._break(4, f"{callback} was called after terminate")
         self.running = callback
 
     def _init(self, _detail: Any) -> None:
-        self._must(not self.initialised, 4, "init was called twice")
+        if self.initialised:
+            self._break(4, "init was called twice")
         self.initialised = True
         self._starts("init")
 
     def _info(self, message: Any) -> None:
         self._starts("info")
-        self._must(not self._has_ended(), 3, "info({!r}) after the end", message)
+        if self._has_ended():
+            self._break(3, f"info({message!r}) after the end")
         self.current = message
         self.retrying = 0
         self.started += 1
@@ -431,10 +411,11 @@ class Acceptor:
             pile = deque([put_back])
         else:
             pile = self.waiting
-        is_next = bool(pile) and pile[0] is message
-        self._must(is_next, 2, "{}", "" if is_next else _out_of_turn(message, pile))
+        if not pile or pile[0] is not message:
+            self._break(2, _out_of_turn(message, pile))
         pile.popleft()
-        self._must(not self.displacements_due, 2, "the oldest message was not displaced")
+        if self.displacements_due:
+            self._break(2, "the oldest message was not displaced")
 
     def _has_ended(self) -> bool:
         """Whether the handler must know that it has ended: no message may be handled."""
@@ -442,20 +423,18 @@ class Acceptor:
         return self.ended or knows or self.terminated_at is not None
 
     def _idle(self, _detail: Any) -> None:
-        self._must(not self.waiting, 3, "idle although {!r} are waiting", list(self.waiting))
-        self._must(not self._has_ended(), 3, "idle after the end")
+        if self.waiting:
+            self._break(3, f"idle although {list(self.waiting)!r} are waiting")
+        if self._has_ended():
+            self._break(3, "idle after the end")
         self._starts("idle")
         due = self.silent_since + self.idle_timeout
         late = self.lag_start <= due <= self.lag_end == self._time
         freed = due <= self.unblocked_at == self._time
         busy = due <= self.received_at == self._time  # with what the client had sent
-        self._must(
-            self._time == due or late or freed or busy,
-            7,
-            "idle after {:g} s, idle_timeout is {:g}",
-            self._time - self.silent_since,
-            self.idle_timeout,
-        )
+        if not (self._time == due or late or freed or busy):
+            silence = self._time - self.silent_since
+            self._break(7, f"idle after {silence:g} s, idle_timeout is {self.idle_timeout:g}")
 
     def _returned(self, outcome: Any) -> None:
         callback, self.running = self.running, None
@@ -471,15 +450,11 @@ class Acceptor:
 
     def _receive(self, data: str | bytes) -> None:
         self._starts("receive")
-        self._must(not self._has_ended(), 3, "receive({!r}) after the end", data)
+        if self._has_ended():
+            self._break(3, f"receive({data!r}) after the end")
         first = self.unreceived[0] if self.unreceived else None
-        self._must(
-            type(first) is type(data) and first == data,
-            2,
-            "receive({!r}), but the client's next message is {!r}",
-            data,
-            first,
-        )
+        if type(first) is not type(data) or first != data:
+            self._break(2, f"receive({data!r}), but the client's next message is {first!r}")
         self.unreceived.popleft()
         if self.gone and not (self.unreceived or self.stalled):
             self.gone_at = self._time
@@ -491,7 +466,7 @@ class Acceptor:
         self.received_at = self._time
 
     def _sort_postponed(self, *, postpone: bool) -> None:
-        if not (postpone and self.retrying):
+        if self.postponed and not (postpone and self.retrying):
             self.retries = deque(sorted([*self.retries, *self.postponed], key=_place))
             self.postponed.clear()
         if postpone:
@@ -499,11 +474,18 @@ class Acceptor:
             self.postponed = sorted([*self.postponed, (place, self.current)], key=_place)
 
     def _carry_out(self, command: Any) -> None:
-        if isinstance(command, Continue) and command.receive is not None:
-            self.paused = not command.receive
         match command:
+            case ServerSentEvent():
+                if command.data is not None:
+                    self.expected_events.append(command)
+            case Send(data):
+                self.expected_messages.append(data)
+            case Stop() | Reply() | Close():
+                self.ended = True
             case Continue(idle_timeout=seconds) | Hibernate(idle_timeout=seconds):
                 self.idle_timeout = self.idle_timeout if seconds is None else seconds
+                if isinstance(command, Continue) and command.receive is not None:
+                    self.paused = not command.receive
             case Then(message):
                 self.last_thens.append(message)
             case SendAfter(delay, message, key):
@@ -511,13 +493,6 @@ class Acceptor:
                 self.timers.append((self._time + delay, key, message))
             case CancelTimer(key):
                 self._forget_timer(key)
-            case Stop() | Reply() | Close():
-                self.ended = True
-            case Send(data):
-                self.expected_messages.append(data)
-            case ServerSentEvent():
-                if command.data is not None:
-                    self.expected_events.append(command)
             case _:
                 pass
 
@@ -540,9 +515,11 @@ class Acceptor:
     # -- the end ---------------------------------------------------------------------------------
 
     def _terminate(self, reason: TerminateReason) -> None:
-        self._must(self.terminated_at is None, 4, "terminate was called twice")
-        self._must(self.initialised, 4, "terminate was called, but init was not")
-        self._starts("terminate") if self.terminated_at is None else None
+        if self.terminated_at is not None:
+            self._break(4, "terminate was called twice")
+        if not self.initialised:
+            self._break(4, "terminate was called, but init was not")
+        self._starts("terminate")
         self.terminated_at = self._time
         self.reason = reason
         self._check_reason(reason)
@@ -550,27 +527,25 @@ class Acceptor:
             for then in self.last_thens:  # nothing of a bad return was carried out
                 self.first = deque(kept for kept in self.first if kept is not then)
         left = [*self.first, *self.retries, *self.postponed, *self.waiting, *self.letters_owed]
-        self._must(not left, 3, "terminate started and nobody heard of {!r}", left)
+        if left:
+            self._break(3, f"terminate started and nobody heard of {left!r}")
 
     def _check_reason(self, reason: TerminateReason) -> None:
         truth, sentence = _TRUTH[type(reason)](self, reason)
-        self._must(truth, 4, "terminate heard {!r}, but {}", reason, sentence)
+        if not truth:
+            self._break(4, f"terminate heard {reason!r}, but {sentence}")
 
     def _left_behind(self, what: Any) -> None:
-        self._must(False, 5, "terminate started with {}", what)
+        self._break(5, f"terminate started with {what}")
 
     def _terminate_returned(self, _detail: Any) -> None:
         assert self.terminated_at is not None
         self.running = None
         self.terminate_over = True
-        limit = self.terminated_at + self.terminate_timeout
-        self._must(
-            self._time <= max(limit, self.lag_end),
-            4,
-            "terminate ran for {:g} s, terminate_timeout is {:g}",
-            self._time - self.terminated_at,
-            self.terminate_timeout,
-        )
+        since, limit = self.terminated_at, self.terminate_timeout
+        if self._time > max(since + limit, self.lag_end):
+            seconds = self._time - since
+            self._break(4, f"terminate ran for {seconds:g} s, terminate_timeout is {limit:g}")
 
     # -- at rest ---------------------------------------------------------------------------------
 
@@ -584,118 +559,107 @@ class Acceptor:
         if self.senders:
             self._must_not_forget_senders()
         if self.terminated_at is not None:
-            self._must_come_to_its_end(now)
-        if self.terminated_at is not None or not self.initialised:
-            return
-        if self.running is None and self.blocked_since is None:
-            self._must_not_wait_in_vain(now)
-        if self.blocked_since is not None:
-            self._must(
-                now < self._blocked_until(),
-                8,
-                "a write has waited since {:g}, send_timeout is {:g}",
-                self.blocked_since,
-                self.send_timeout,
-            )
-        if self.blocked_since is None:
-            self._must(
-                now < self.gone_at + self.slack or not self.gone,
-                8,
-                "the client is gone and the handler does not know",
-            )
-            self._must(
-                now < self.told_at + self.slack or self.told_at == math.inf,
-                8,
-                "it was told to end at {:g}, and goes on",
-                self.told_at,
-            )
+            if not self.terminate_over:
+                self._must_come_to_its_end(self.terminated_at)
+        elif self.initialised and self.blocked_since is not None:
+            self._must_not_wait_for_its_reader(self.blocked_since)
+        elif self.initialised:
+            if self.running is None:
+                self._must_not_wait_in_vain()
+            self._must_hear_of_its_end()
 
     @property
     def is_over(self) -> bool:
         """Whether the handler has ended, and nobody waits for it."""
         return self.terminate_over and not self.senders
 
-    def _blocked_until(self) -> float:
-        """When the write that waits must have been given up."""
-        assert self.blocked_since is not None
-        since = self.blocked_since
-        return max(since + self.patience, since + 1e-9, self.lag_end + self.unable)
-
     def _must_not_forget_senders(self) -> None:
         ended = self.terminated_at is not None
         room = len(self.waiting) < self.limit
         if ended or room:
             why = "the handler has ended" if ended else f"{len(self.waiting)} of {self.limit} wait"
-            self._must(False, 3, "a sender waits for room, and {}", why)
+            self._break(3, f"a sender waits for room, and {why}")
 
-    def _must_come_to_its_end(self, now: float) -> None:
-        assert self.terminated_at is not None
-        self._must(
-            self.terminate_over or now < self.terminated_at + self.terminate_timeout,
-            4,
-            "terminate has run since {:g}, terminate_timeout is {:g}",
-            self.terminated_at,
-            self.terminate_timeout,
-        )
+    def _must_come_to_its_end(self, since: float) -> None:
+        if self._time >= since + self.terminate_timeout:
+            timeout = f"terminate_timeout is {self.terminate_timeout:g}"
+            self._break(4, f"terminate has run since {since:g}, {timeout}")
 
-    def _must_not_wait_in_vain(self, now: float) -> None:
-        self._must(
-            self.refused is None, 3, "it lives, and has refused {!r} with room", self.refused
-        )
+    def _must_not_wait_in_vain(self) -> None:
+        if self.refused is not None:
+            self._break(3, f"it lives, and has refused {self.refused!r} with room")
         if self.first or self.retries or self.waiting:
             ready = [*self.first, *self.retries, *self.waiting]
-            self._must(False, 3, "the handler waits, although {!r} is there", ready)
-        unreceived = self.unreceived and not self.paused and self.silent_since < math.inf
-        self._must(not unreceived, 3, "the handler waits, although {!r} was sent", self.unreceived)
+            self._break(3, f"the handler waits, although {ready!r} is there")
+        if self.unreceived and not self.paused and self.silent_since < math.inf:
+            self._break(3, f"the handler waits, although {self.unreceived!r} was sent")
         due = self.silent_since + self.idle_timeout
-        self._must(now < due, 7, "idle was due at {:g} and was not called", due)
-        for when, _, message in self.timers:
-            self._must(now < when, 7, "the timer of {!r} was due at {:g}", message, when)
+        if self._time >= due:
+            self._break(7, f"idle was due at {due:g} and was not called")
+        for due, _, message in self.timers:
+            if self._time >= due:
+                self._break(7, f"the timer of {message!r} was due at {due:g}")
+
+    def _must_not_wait_for_its_reader(self, since: float) -> None:
+        given_up_at = max(since + self.patience, since + 1e-9, self.lag_end + self.unable)
+        if self._time >= given_up_at:
+            timeout = f"send_timeout is {self.send_timeout:g}"
+            self._break(8, f"a write has waited since {since:g}, {timeout}")
+
+    def _must_hear_of_its_end(self) -> None:
+        if self.gone and self._time >= self.gone_at + self._slack():
+            self._break(8, "the client is gone and the handler does not know")
+        if self.ending_asked and self._time >= self.told_at + self._slack():
+            self._break(8, f"it was told to end at {self.told_at:g}, and goes on")
+
+    def _slack(self) -> float:
+        """Seconds that its ``error`` may take before ``terminate``."""
+        own = getattr(self.kind, "error", None)
+        stock = getattr(EventStreamHandler, "error", None)
+        return 0.0 if own is None or own is stock else self.terminate_timeout
 
     def check_output(
-        self, index: int, now: float, events: list[ServerSentEvent], *, all_of_it: bool
+        self, events: list[ServerSentEvent], messages: list[str | bytes], *, all_of_it: bool
     ) -> None:
-        """What the client has seen is what was returned, in that order.
+        """It rests, and what the client has seen is what was returned, in that order.
+
+        Args:
+            events: that the client has seen.
+            messages: that it has seen, if it is a WebSocket's.
+            all_of_it: whether it has read all that was written.
 
         Raises:
             LawBroken: it is not.
         """
-        if self.checked == len(events) == len(self.expected_events):
-            return
-        self._index, self._time = index, now
-        while self.checked < len(events):
-            seen = events[self.checked]
-            more = self.checked < len(self.expected_events)
-            self._must(more, 9, "the client has seen {!r}, which nobody returned", seen)
+        if not self.checked == len(events) == len(self.expected_events):
+            self._check_events(events)
+            if all_of_it:
+                self._must_have_written(self.expected_events[self.checked :])
+        if not self.checked_messages == len(messages) == len(self.expected_messages):
+            self._check_messages(messages)
+            if all_of_it:
+                self._must_have_written(self.expected_messages[self.checked_messages :])
+
+    def _check_events(self, events: list[ServerSentEvent]) -> None:
+        for seen in events[self.checked :]:
+            if self.checked == len(self.expected_events):
+                self._break(9, f"the client has seen {seen!r}, which nobody returned")
             returned = self.expected_events[self.checked]
-            same = _text(seen.data) == _text(returned.data) and seen.event == (
-                returned.event or None
-            )
-            self._must(same, 9, "the client has seen {!r}, but {!r} was to come", seen, returned)
+            same = _text(seen.data) == _text(returned.data)
+            if not same or seen.event != (returned.event or None):
+                self._break(9, f"the client has seen {seen!r}, but {returned!r} was to come")
             self.checked += 1
-        if all_of_it and self.blocked_since is None and self._wrote_all():
-            late = self.expected_events[self.checked :]
-            self._must(not late, 9, "{!r} was returned and is not written", late)
 
-    def check_messages(
-        self, index: int, now: float, messages: list[str | bytes], *, all_of_it: bool
-    ) -> None:
-        """What a WebSocket's client has seen is what was returned, in that order.
-
-        Raises:
-            LawBroken: it is not.
-        """
-        if self.checked_messages == len(messages) == len(self.expected_messages):
-            return
-        self._index, self._time = index, now
+    def _check_messages(self, messages: list[str | bytes]) -> None:
         for seen in messages[self.checked_messages :]:
             returned = self.expected_messages[self.checked_messages :][:1]
-            right = [type(one) for one in returned] == [type(seen)] and returned == [seen]
-            self._must(right, 9, "the client has seen {!r}, but {!r} was to come", seen, returned)
+            if returned != [seen] or type(returned[0]) is not type(seen):
+                self._break(9, f"the client has seen {seen!r}, but {returned!r} was to come")
             self.checked_messages += 1
-        if all_of_it and self.blocked_since is None and self._wrote_all():
-            late = self.expected_messages[self.checked_messages :]
-            self._must(not late, 9, "{!r} was returned and is not written", late)
+
+    def _must_have_written(self, late: Sequence[object]) -> None:
+        if late and self.blocked_since is None and self._wrote_all():
+            self._break(9, f"{late!r} was returned and is not written")
 
     def _wrote_all(self) -> bool:
         """Whether everything that was returned had to be written."""
@@ -709,14 +673,8 @@ class Acceptor:
             LawBroken: something never happened.
         """
         self._index, self._time = index, now
-        if self.initialised:
-            self._must(self.terminated_at is not None, 4, "terminate was never called")
-
-
-def _hears_errors(handler: Handler[Any]) -> bool:
-    """Whether its ``error`` is called, and may take time, before ``terminate``."""
-    own = getattr(type(handler), "error", None)
-    return own is not getattr(EventStreamHandler, "error", None) and own is not None
+        if self.initialised and self.terminated_at is None:
+            self._break(4, "terminate was never called")
 
 
 def _out_of_turn(message: Any, pile: deque[Any]) -> str:
@@ -736,14 +694,6 @@ def _text(data: str | bytes | None) -> str:
     text = data.decode() if isinstance(data, bytes) else data or ""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
-
-_OF_CLIENTS = frozenset(
-    (
-        *("disconnects", "closes", "stalls", "resumes", "sends data", "bursts"),
-        *("write waits", "write done", "is given up", "is cancelled"),
-    )
-)
-"""What clients and their connections do, as far as it matters."""
 
 _Step = Callable[[Acceptor, Any], None]
 
@@ -779,6 +729,20 @@ _STEPS: dict[str, _Step] = {
     "terminate returned": Acceptor._terminate_returned,  # noqa: SLF001
     "terminate raised": Acceptor._terminate_returned,  # noqa: SLF001
 }
+
+_STEPS_OF_CLIENTS: dict[str, _Step] = {
+    "disconnects": Acceptor._disconnects,  # noqa: SLF001
+    "closes": Acceptor._closes,  # noqa: SLF001
+    "stalls": Acceptor._stalls,  # noqa: SLF001
+    "resumes": Acceptor._resumes,  # noqa: SLF001
+    "sends data": Acceptor._sends_data,  # noqa: SLF001
+    "bursts": Acceptor._bursts,  # noqa: SLF001
+    "write waits": Acceptor._write_waits,  # noqa: SLF001
+    "write done": Acceptor._write_done,  # noqa: SLF001
+    "is given up": Acceptor._is_given_up,  # noqa: SLF001
+    "is cancelled": Acceptor._is_cancelled,  # noqa: SLF001
+}
+"""What clients and their connections do, as far as it matters."""
 
 
 def _idle_was_due(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:
