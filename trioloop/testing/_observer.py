@@ -7,11 +7,11 @@ So the laws are judged by evidence, and a bug in the machine cannot hide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn, cast
 
 from .._core._household import Household
 from .._core._machine import Machine
@@ -61,7 +61,7 @@ class Observed:
         self.crash_next: Exception | None = None
         self.phase: str = "before the start"
         self._inside = False  # a `def` callback runs
-        self._told = False  # the test has said already what it sends
+        self.is_told = False  # the test has said already what it sends
         self._households: set[Household] = set()
         observe_mailbox(machine.mailbox, machine, self)
         for callback in CALLBACKS:
@@ -74,9 +74,10 @@ class Observed:
         """Write down what the handler, or somebody with it, did."""
         self._journal.note(self.name, what, detail)
 
-    @contextmanager
-    def told(self, verb: str, *messages: Any, planned: bool = False) -> Generator[None]:
-        """The test sends messages by a verb of its own.
+    def told(
+        self, verb: str, *messages: Any, planned: bool = False
+    ) -> AbstractContextManager[None]:
+        """The test sends messages by a verb of its own, as long as the context lasts.
 
         Args:
             verb: of the handler's ref in a simulation.
@@ -85,15 +86,11 @@ class Observed:
         """
         what = "sends as planned" if planned else "sends"
         self._journal.note("test", what, (self.name, verb, *messages))
-        self._told = True
-        try:
-            yield
-        finally:
-            self._told = False
+        return _Told(self)
 
     def is_sent(self, message: Any) -> None:
         """Somebody puts a message into the mailbox: write it down if that is the test."""
-        if not (self._told or acts_for_the_application.get()):
+        if not (self.is_told or acts_for_the_application.get()):
             verb = "notify" if isinstance(message, Notification) else "send_without_settling"
             self._journal.note("test", "sends", (self.name, verb, content_of(message)))
 
@@ -114,11 +111,13 @@ class Observed:
         self.note(callback, args[0] if args and callback != "init" else None)
         self._inside = True
         if callback == "terminate":
-            self._note_leftovers()
+            for what in self._leftovers():
+                self.note("left behind", what)
         elif self.machine.household is not None:
             self._households.add(self.machine.household)
         try:
-            self._crash_if_asked(callback)
+            if self.crash_next is not None and callback not in ("init", "terminate"):
+                self._crash(self.crash_next)
             outcome: object = method(*args)
         except BaseException as error:
             self.note(f"{callback} raised", error)
@@ -131,25 +130,26 @@ class Observed:
         self.note(f"{callback} returned", outcome)
         return outcome
 
-    def _crash_if_asked(self, callback: str) -> None:
-        if self.crash_next is not None and callback not in ("init", "terminate"):
-            error, self.crash_next = self.crash_next, None
-            raise error
+    def _crash(self, error: Exception) -> NoReturn:
+        self.crash_next = None
+        raise error
 
-    def _note_leftovers(self) -> None:
+    def _leftovers(self) -> Iterator[str]:
         registry = self.machine.hub.registry
-        left: list[str] = [
-            f"the name {n!r}" for n, m in registry.names.items() if m is self.machine
-        ]
-        left += [
-            f"the group {g!r}" for g, members in registry.groups.items() if self.machine in members
-        ]
-        left += [f"a watch on {g!r}" for g, by in registry.watchers.items() if self.machine in by]
-        left += [f"the child task {t.name}" for home in self._households for t in home.tasks]
+        for name, holder in registry.names.items():
+            if holder is self.machine:
+                yield f"the name {name!r}"
+        for group, members in registry.groups.items():
+            if self.machine in members:
+                yield f"the group {group!r}"
+        for group, watchers in registry.watchers.items():
+            if self.machine in watchers:
+                yield f"a watch on {group!r}"
+        for home in self._households:
+            for task in home.tasks:
+                yield f"the child task {task.name}"
         if not self.machine.mailbox.closed:
-            left.append("an open mailbox")
-        for what in left:
-            self.note("left behind", what)
+            yield "an open mailbox"
 
     async def _await(self, callback: str, awaitable: Any) -> Any:
         phases = {"init": "before the start", "terminate": "terminating"}
@@ -163,6 +163,19 @@ class Observed:
             self.phase = "waiting"
         self.note(f"{callback} returned", outcome)
         return outcome
+
+
+class _Told:
+    """As long as it lasts, the test sends what it has said already."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+
+    def __enter__(self) -> None:
+        self._observed.is_told = True
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._observed.is_told = False
 
 
 class _Awaited:
@@ -213,16 +226,11 @@ class _ObservedMailbox(Mailbox):
 
     __slots__ = ()
 
-    @property
-    def _witness(self) -> _ObservedOwner:
-        assert isinstance(self.owner, _ObservedOwner)
-        return self.owner
-
     def put_nowait(self, message: Any) -> bool:
         if self.overdue is not None and not self.closed:
             self.overdue()  # before we say who asked: timers are the machine's own
         before = self.count
-        witness = self._witness
+        witness = cast("_ObservedOwner", self.owner)
         witness.is_sent(message)
         witness.asked = True
         try:
@@ -237,7 +245,7 @@ class _ObservedMailbox(Mailbox):
 
     def accept(self, message: Any) -> None:
         super().accept(message)
-        witness = self._witness
+        witness = cast("_ObservedOwner", self.owner)
         witness.note("accepts" if witness.asked else "accepts own", content_of(message))
 
 
