@@ -122,8 +122,8 @@ class Judge:
 
     def _meet(self, observed: Observed) -> None:
         """A handler that is new."""
-        exchanges = self._world.exchanges[len(self._exchanges) :]
-        self._exchanges.update((exchange.name, exchange) for exchange in exchanges)
+        for exchange in self._world.exchanges[len(self._exchanges) :]:
+            self._exchanges[exchange.name] = exchange
         acceptor = Acceptor(
             observed.handler,
             observed.name,

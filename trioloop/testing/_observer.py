@@ -64,11 +64,11 @@ class Observed:
         self.is_told = False  # the test has said already what it sends
         self._households: set[Household] = set()
         observe_mailbox(machine.mailbox, machine, self)
+        own = self.handler.__dict__
         for callback in CALLBACKS:
             method = getattr(self.handler, callback, None)
-            if method is None:
-                continue  # only a WebSocket receives
-            self.handler.__dict__[callback] = partial(self._call, callback, method)
+            if method is not None:  # only a WebSocket receives
+                own[callback] = partial(self._call, callback, method)
 
     def note(self, what: str, detail: Any = None) -> None:
         """Write down what the handler, or somebody with it, did."""
@@ -239,7 +239,7 @@ class _ObservedMailbox(Mailbox):
             witness.asked = False
         if not accepted:
             witness.note("refuses", content_of(message))
-        elif isinstance(self, CoalescingMailbox) and self.count == before:
+        elif self.count == before and isinstance(self, CoalescingMailbox):
             witness.note("replaces", content_of(message))
         return accepted
 
