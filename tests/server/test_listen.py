@@ -183,6 +183,22 @@ async def test_the_end_of_a_response_is_told_inside_of_send_and_the_connection_i
     assert given == [NO_BODY, GONE, "sent"] * 2
 
 
+async def test_who_writes_a_whole_response_at_once_is_told_nothing_behind_it():
+    given = []
+
+    async def app(scope, receive, send):
+        listen(scope, lambda message: given.append(message) or True)
+        assert scope["extensions"]["trioloop.write"]["respond"](200, [], b"x")
+        given.append("written")
+        assert await receive() == GONE
+
+    async with serving_app(app) as (_, client):
+        for _ in range(2):
+            await client.request()
+            assert (await client.answer()).body == b"x"
+    assert given == [NO_BODY, "written"] * 2
+
+
 async def test_who_has_returned_is_told_nothing():
     given = []
 

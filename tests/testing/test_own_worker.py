@@ -4,6 +4,7 @@ import math
 
 import pytest
 import trio
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route
 
@@ -176,6 +177,24 @@ def test_a_body_can_come_in_pieces(sim):
     assert answer.pending
     answer.send("z", more=False)
     assert (answer.text, answer.complete) == ("8", True)
+
+
+@pytest.mark.parametrize("worker", ["trioloop", "stock"])
+def test_behind_the_answer_terminate_waits_for_no_body(worker):
+    read = []
+
+    class Curious(Poll):
+        async def terminate(self, reason):
+            with pytest.raises(ClientDisconnect):
+                await self.request.body()
+            read.append(trio.current_time())
+
+    app = App()
+    app.route("/", Curious)
+    with Simulation(app, worker=worker) as sim:
+        answer = sim.request("POST", "/", body=None)
+        sim.ref(answer).try_send(Reply(200, "early"))
+        assert (answer.text, read) == ("early", [sim.now()])
 
 
 def test_a_client_sees_what_the_application_has_sent_and_the_length(sim):

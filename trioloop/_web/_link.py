@@ -281,8 +281,9 @@ class Link:
         """
         if self._shortcut is None:
             return False
-        self._completing = True
+        self._completing = True  # if the client goes meanwhile, that is not heard either
         self._completing = self._shortcut["respond"](start["status"], start["headers"], body)
+        self.deaf = self.deaf or self._completing  # it is over, which nobody says behind that
         return self._completing
 
     def wake_at(self, deadline: float) -> None:

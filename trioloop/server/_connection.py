@@ -117,7 +117,8 @@ class Connection:
                 task.context = pristine.copy()
             http2 = self.buffer.startswith(HTTP2_PREFACE)
             if not http2:
-                await self._finish_writing()
+                if self._pending or self._slow is not None:
+                    await self._finish_writing()
                 await self.transport.aclose()
         except ClientGone:
             pass
@@ -130,7 +131,14 @@ class Connection:
     async def _next_request(self) -> Exchange | WebSocket | None:
         """Wait for a request that can be served; `None` when there will be none."""
         try:
-            head = await self._next_head()
+            end = self._find_head()
+            if end < 0:
+                end = await self._wait_for_head()
+            else:  # pipelined: others shall have their turn, too
+                await trio.lowlevel.checkpoint()
+                if self.worker.draining:
+                    return None
+            head = None if end < 0 else self._take_head(end + 4)
             if head is None:
                 return None
             self.requests += 1
@@ -141,31 +149,22 @@ class Connection:
 
     # -- requests --------------------------------------------------------------------------------
 
-    async def _next_head(self) -> Head | None:
-        end = self._find_head()
-        if end >= 0:  # pipelined: others shall have their turn, too
-            await trio.lowlevel.checkpoint()
-            if self.worker.draining:
-                return None
-        else:
-            end = await self._wait_for_head()
-        if end < 0:
-            return None
-        size = end + 4
-        if size > self.worker.settings.max_head_size:
+    def _take_head(self, size: int) -> Head | None:
+        """Take a head of this size out of the buffer; `None` where the client speaks HTTP/2."""
+        settings = self.worker.settings
+        if size > settings.max_head_size:
             raise BadRequest(431, "a head that is too large")
         data = bytes(self.buffer[:size])
         if data == HTTP2_PREFACE and not self.requests:
             return None
         del self.buffer[:size]
-        return parse_head(data, self.worker.settings.max_headers)
+        return parse_head(data, settings.max_headers)
 
     def _find_head(self) -> int:
-        if self.buffer.startswith(
-            b"\r\n"
-        ):  # RFC 9112, 2.2: some clients end a body with one too many
-            del self.buffer[:2]
-        return self.buffer.find(b"\r\n\r\n")
+        buffer = self.buffer
+        if buffer.startswith(b"\r\n"):  # RFC 9112, 2.2: some clients end a body with one too many
+            del buffer[:2]
+        return buffer.find(b"\r\n\r\n")
 
     async def _wait_for_head(self) -> int:
         """Read until there is a whole head; -1 when there will be none."""
@@ -174,10 +173,10 @@ class Connection:
         deadlines = worker.heads if buffer else worker.idle
         deadlines.start(self)
         try:
-            while not worker.draining:
+            while not (self._expired or worker.draining):
                 if buffer:
                     self._check_beginning()
-                data = await self._receive_head()
+                data = await self.transport.receive()
                 if not data:
                     return -1
                 buffer += data
@@ -188,20 +187,14 @@ class Connection:
                     deadlines.stop(self)
                     deadlines = worker.heads
                     deadlines.start(self)
+        except Interrupted:
+            pass
         finally:
             deadlines.stop(self)
             self._waiting = False
-        return -1
-
-    async def _receive_head(self) -> bytes:
-        try:
-            if not self._expired:
-                return await self.transport.receive()
-        except Interrupted:
-            pass
-        if self._expired and self.buffer:
+        if self._expired and buffer:
             raise BadRequest(408, "a head that took too long")
-        return b""
+        return -1
 
     def _check_beginning(self) -> None:
         if len(self.buffer) > self.worker.settings.max_head_size:
@@ -357,7 +350,7 @@ class Connection:
             self.listener.advance()
 
     def end_listening(self) -> None:
-        """The application has returned: nothing is given to it any more."""
+        """Nothing is given to the application any more: it has returned, or knows that it is over."""
         if self.listener is not None:
             self.listener.end()
             self.listener = None

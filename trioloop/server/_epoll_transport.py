@@ -11,7 +11,7 @@ The laws of this file:
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -141,13 +141,13 @@ class EpollTransport(SocketTransport):
         finally:
             self._reading = False
 
-    async def _park_reader(self) -> None:
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._reader = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
+    def _park_reader(self) -> Awaitable[Any]:
         self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        return trio.lowlevel.wait_task_rescheduled(self._leave)  # noqa: ASYNC105 - the reader does
+
+    def _leave(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _wake_reader(self) -> None:
         if self._reader is not None:

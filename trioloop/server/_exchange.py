@@ -22,7 +22,7 @@ import trio
 from ._body import Body, body_of
 from ._head import BadRequest, Head
 from ._listening import Call, Take
-from ._response import CONTINUE, Framing, Response, refusal
+from ._response import CHUNKED, CLOSE, CONTINUE, Response, refusal
 from ._scope import LISTEN, WRITE, Scope, http_scope
 from ._transport import ClientGone, says_client_gone
 
@@ -96,10 +96,12 @@ class Exchange(Call):
         ended = "shut-down"  # if nothing below is reached
         try:
             try:
-                if not worker.serves_host(self._head):
-                    await self._answer(404)
-                elif await worker.count_request():
+                if worker.serves_host(self._head):
+                    if worker.counts_requests:
+                        await worker.count_request()
                     await worker.app(self._scope, self.receive, self.send)
+                else:
+                    await self._answer(404)
             except Exception as error:
                 if not (self._connection.lost and says_client_gone(error)):
                     await worker.log.exception("Error in ASGI Framework")
@@ -113,7 +115,7 @@ class Exchange(Call):
                 self._over = True
                 self._connection.end_listening()
                 worker.cancellation.remove(self)
-            ended = await self._conclude()
+            ended = "complete" if self._is_answered() else await self._conclude()
         finally:
             if worker.access.enabled:
                 await self._log(ended)
@@ -121,6 +123,14 @@ class Exchange(Call):
         return self._keep_alive
 
     # -- the end ---------------------------------------------------------------------------------
+
+    def _is_answered(self) -> bool:
+        """Whether nothing is left to do or to find out, as after nearly every request."""
+        connection = self._connection
+        if not (self._complete and self._body.complete) or connection.lost:
+            return False
+        unread = connection.buffer and not self._keep_alive
+        return not (unread or connection.worker.access.enabled)
 
     async def _conclude(self) -> str:
         """Do what the application left undone; returns how it ended."""
@@ -148,7 +158,7 @@ class Exchange(Call):
     def _cut(self) -> str:
         self._keep_alive = False
         assert self._response is not None
-        if self._response.framing is Framing.CLOSE:
+        if self._response.framing is CLOSE:
             self._connection.transport.abort()  # a mere close would be the end of the body
         return "cut"
 
@@ -369,8 +379,9 @@ class Exchange(Call):
     async def _send_piece(self, body: bytes) -> None:
         """Write a piece of the body that is not the last, and the head before it."""
         await self._check_client()
-        framed = self._started().frame(body)
-        data = framed if self._flushed else self._flush_head() + framed
+        response = self._started()
+        framed = response.frame(body)
+        data = framed if self._flushed else self._flush_head(response) + framed
         if data:
             await self._connection.write(data)
 
@@ -381,7 +392,7 @@ class Exchange(Call):
         if not self._flushed:
             response.give_length(len(body))
         framed = response.frame(body) + response.end()
-        data = framed if self._flushed else self._flush_head() + framed
+        data = framed if self._flushed else self._flush_head(response) + framed
         self._streaming = False
         if data and not self._connection.write_last(data):
             await self._connection.write(data)
@@ -393,18 +404,18 @@ class Exchange(Call):
             raise RuntimeError("the response has not started")
         return self._response
 
-    def _flush_head(self) -> bytes:
-        response, head, worker = self._started(), self._head, self._connection.worker
+    def _flush_head(self, response: Response) -> bytes:
+        head, worker = self._head, self._connection.worker
         self._keep_alive = (
             head.keep_alive
             and not response.wants_close
-            and response.framing is not Framing.CLOSE
+            and response.framing is not CLOSE
             and not head.expects_continue
             and not worker.draining
             and self._connection.requests < worker.settings.keep_alive_max_requests
         )
         self._flushed = True
-        self._streaming = response.framing is Framing.CHUNKED
+        self._streaming = response.framing is CHUNKED
         return response.encode(
             worker.default_headers(), keep_alive=self._keep_alive, version=head.version
         )
@@ -451,20 +462,23 @@ class Exchange(Call):
             TypeError: it has something of the wrong type in it.
         """
         connection = self._connection
-        if connection.lost or self._response is not None or not connection.make_room(len(body)):
+        if self._response is not None or not connection.make_room(len(body)):
             return False
         response = Response(status, headers, self._head.method, self._head.version)
-        if not more:
+        if more:
+            framed = response.frame(body)
+        else:
             response.give_length(len(body))
-        framed = response.frame(body)
-        if not more:
-            framed += response.end()
+            framed = response.frame(body) + response.end()
         self._response = response
-        connection.append(self._flush_head() + framed)
+        connection.append(self._flush_head(response) + framed)
         if not more:
             self._streaming = False
             self._complete = True
-            connection.wake()
+            if connection.listener is None:
+                connection.wake()
+            else:  # whoever listens has done this, and need not be told that it is over
+                connection.end_listening()
         return True
 
     def _takes(self, body: bytes) -> bool:

@@ -22,8 +22,8 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.headers import build_extension, parse_extension
 from websockets.utils import accept_key
 
-from ._head import BadRequest, Head, Headers
-from ._response import check_fields
+from ._head import BadRequest, Head
+from ._response import Fields, check_fields
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _OURS: Final = frozenset(
@@ -97,7 +97,7 @@ class Handshake:
         self,
         subprotocol: str | None,
         headers: Iterable[tuple[bytes, bytes]],
-        defaults: Headers,
+        defaults: Fields,
         extensions: bytes = b"",
     ) -> bytes:
         """The answer that opens the WebSocket.
@@ -125,7 +125,7 @@ class Handshake:
             fields.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
         if names & _OURS:
             raise ValueError(f"headers that are the handshake's own: {sorted(names & _OURS)}")
-        fields += [b"%b: %b\r\n" % pair for pair in defaults if pair[0] not in names]
+        fields += [field for name, field in defaults if name not in names]
         block = b"".join(fields)
         check_fields(block, len(fields))
         return b"HTTP/1.1 101 Switching Protocols\r\n" + block + b"\r\n"

@@ -14,15 +14,17 @@ import re
 from collections.abc import Iterable
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeAlias
 
-from ._head import Headers
+Fields: TypeAlias = list[tuple[bytes, bytes]]
+"""Names in lower case, each with its whole field, as it is written."""
 
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [\t\x20-\x7e\x80-\xff]*+\r\n)*+")
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 
+_CONNECTIONS_OWN: Final = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -36,6 +38,13 @@ class Framing(Enum):
     LENGTH = auto()
     CHUNKED = auto()
     CLOSE = auto()
+
+
+# To get a member of its class costs more than to call a function, and each response asks often.
+NONE: Final = Framing.NONE
+LENGTH: Final = Framing.LENGTH
+CHUNKED: Final = Framing.CHUNKED
+CLOSE: Final = Framing.CLOSE
 
 
 class Response:
@@ -78,56 +87,58 @@ class Response:
         self.headers: list[tuple[bytes, bytes]] = list(headers)
         self.sent: int = 0
         self.wants_close: bool = False
-        self._names: set[bytes] | frozenset[bytes] = _NOTHING
         self._left = -1  # bytes that the body still has to have; -1 where nobody knows
         fields: list[bytes] = []
         names: set[bytes] = set()
         for name, value in self.headers:
             lower = name.lower()
             names.add(lower)
-            if lower == b"content-length":
-                if self._left >= 0 or not value.isdigit():
-                    raise ValueError(f"content-length: {value!r}")
-                self._left = int(value)
-                if status == 204:  # RFC 9110, 8.6: it must not have one
-                    continue
-            elif lower == b"transfer-encoding":
-                continue
-            elif lower == b"connection" and b"close" in value.lower():
-                self.wants_close = True
-                continue
-            fields.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
+            if lower not in _CONNECTIONS_OWN or self._interpret(lower, value):
+                fields.append(b"%b: %b\r\n" % (name, value.strip(b" \t")))
         self._fields: bytes = b"".join(fields)
         check_fields(self._fields, len(fields))
-        self._names = names
+        self._names: set[bytes] | frozenset[bytes] = names
         if method == "HEAD" or status in (204, 304):
-            self.framing: Framing = Framing.NONE
+            self.framing: Framing = NONE
         elif self._left >= 0:
-            self.framing = Framing.LENGTH
+            self.framing = LENGTH
         else:
-            self.framing = Framing.CHUNKED if version == "1.1" else Framing.CLOSE
+            self.framing = CHUNKED if version == "1.1" else CLOSE
+
+    def _interpret(self, name: bytes, value: bytes) -> bool:
+        """Find out what a field says that concerns the connection; whether it is sent as it is."""
+        if name == b"content-length":
+            if self._left >= 0 or not value.isdigit():
+                raise ValueError(f"content-length: {value!r}")
+            self._left = int(value)
+            return self.status != 204  # RFC 9110, 8.6: it must not have one
+        if name == b"connection" and b"close" in value.lower():
+            self.wants_close = True
+            return False
+        return name != b"transfer-encoding"
 
     def give_length(self, length: int) -> None:
         """The whole body is known before the head is written."""
-        if self.framing in (Framing.CHUNKED, Framing.CLOSE):
-            self.framing = Framing.LENGTH
+        if self.framing in (CHUNKED, CLOSE):
+            self.framing = LENGTH
             self._left = length
             self._fields += b"content-length: %d\r\n" % length
 
-    def encode(self, defaults: Headers, *, keep_alive: bool, version: str) -> bytes:
+    def encode(self, defaults: Fields, *, keep_alive: bool, version: str) -> bytes:
         """The head as bytes, from the status line to the empty line.
 
         Args:
-            defaults: headers that are added where the application has none of that name.
+            defaults: fields that are added where the application has none of that name.
             keep_alive: whether the connection will be used again.
             version: of the request.
         """
         line = _STATUS_LINES.get(self.status) or b"HTTP/1.1 %d \r\n" % self.status
         parts = [line, self._fields]
-        for name, value in defaults:
-            if name not in self._names:
-                parts.append(b"%b: %b\r\n" % (name, value))
-        if self.framing is Framing.CHUNKED:
+        names = self._names
+        for name, field in defaults:
+            if name not in names:
+                parts.append(field)
+        if self.framing is CHUNKED:
             parts.append(b"transfer-encoding: chunked\r\n")
         if not keep_alive:
             parts.append(b"connection: close\r\n")
@@ -143,15 +154,16 @@ class Response:
         Raises:
             RuntimeError: it is more than the ``content-length`` promises.
         """
-        if not body or self.framing is Framing.NONE:
+        if not body or self.framing is NONE:
             return b""
-        if self.framing is Framing.LENGTH:
-            if len(body) > self._left:
-                more = len(body) - self._left
+        size = len(body)
+        if self.framing is LENGTH:
+            if size > self._left:
+                more = size - self._left
                 raise RuntimeError(f"the response has {more} bytes more than its content-length")
-            self._left -= len(body)
-        self.sent += len(body)
-        return chunk(body) if self.framing is Framing.CHUNKED else bytes(body)
+            self._left -= size
+        self.sent += size
+        return chunk(body) if self.framing is CHUNKED else bytes(body)
 
     def end(self) -> bytes:
         """The end of the body as bytes.
@@ -159,9 +171,9 @@ class Response:
         Raises:
             RuntimeError: the body is less than the ``content-length`` promises.
         """
-        if self.framing is Framing.LENGTH and self._left:
+        if self.framing is LENGTH and self._left:
             raise RuntimeError(f"the response ends {self._left} bytes before its content-length")
-        return LAST_CHUNK if self.framing is Framing.CHUNKED else b""
+        return LAST_CHUNK if self.framing is CHUNKED else b""
 
 
 def check_fields(fields: bytes, number: int) -> None:
@@ -179,7 +191,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def refusal(status: int, defaults: Headers, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+def refusal(status: int, defaults: Fields, headers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
     """A whole response without a body, after which the connection is closed."""
     head = Response(status, [(b"content-length", b"0"), *headers], "GET", "1.1")
     return head.encode(defaults, keep_alive=False, version="1.1")

@@ -40,8 +40,9 @@ them, it wants to see what goes through, and an application should not go past i
       is there before it returns.
     * Behind ``http.disconnect`` and ``websocket.disconnect`` nothing follows, nor when the
       application has returned. After a complete response there is an ``http.disconnect``, as from
-      ``receive``; it comes inside of the ``send`` that completes it. A `take` that raises loses its
-      connection, is told that, and the error is logged.
+      ``receive``; it comes inside of the ``send`` that completes it. Only behind a whole ``respond``
+      there is nothing, for whoever has called that knows. A `take` that raises loses its connection,
+      is told that, and the error is logged.
     * ``is_free() -> bool`` says whether nobody listens or receives; otherwise ``listen`` raises
       `RuntimeError`.
     * ``cancelled(function)`` has a function called, without arguments, when the worker cancels what

@@ -31,10 +31,10 @@ from ._cancellation import Cancellation
 from ._connection import Connection
 from ._deadlines import Clock, Group
 from ._epoll_transport import EpollTransport
-from ._head import Head, Headers
+from ._head import Head
 from ._http2 import serve_http2
 from ._readiness import Epoll, News, Readiness
-from ._response import chunk, refusal
+from ._response import Fields, chunk, refusal
 from ._scope import Address, Surroundings, address_of
 from ._settings import Settings
 from ._transport import ClientGone, SocketTransport, TLSTransport, Transport
@@ -104,7 +104,7 @@ class Worker:
         self._context: WorkerContext | None = None
         self._wait = self.wait_for_shutdown()
         self._hosts = frozenset(name.encode() for name in config.server_names)
-        self._headers: Headers = []
+        self._headers: Fields = []
         self._headers_second = 0
         self._framed: tuple[bytes, bytes] = (b"", b"")
         settings = self.settings
@@ -246,11 +246,15 @@ class Worker:
 
         self.nursery.start_soon(log)
 
-    async def count_request(self) -> bool:
-        """Tell Hypercorn, which ends a worker after ``max_requests``. Always true."""
+    @property
+    def counts_requests(self) -> bool:
+        """Whether Hypercorn ends this worker after ``max_requests``, and so wants to be told."""
+        return self._context is not None and self._context.max_requests is not None
+
+    async def count_request(self) -> None:
+        """Tell Hypercorn of a request, if it wants to be told."""
         if self._context is not None and self._context.max_requests is not None:
             await self._context.mark_request()
-        return True
 
     def serves_host(self, head: Head) -> bool:
         """Whether the request is for one of ``server_names``, if there are any."""
@@ -258,13 +262,13 @@ class Worker:
             return True
         return any(name == b"host" and value in self._hosts for name, value in head.headers)
 
-    def default_headers(self) -> Headers:
+    def default_headers(self) -> Fields:
         """The server's own headers: ``date``, ``server``, ``alt-svc``."""
         second = int(time.time())
         if second != self._headers_second:
             self._headers_second = second
             self._headers = [
-                (name, SERVER if name == b"server" else value)
+                (name, b"%b: %b\r\n" % (name, SERVER if name == b"server" else value))
                 for name, value in self._config.response_headers("h11")
             ]
         return self._headers
