@@ -40,7 +40,8 @@ class Alarm:
         """Ring at this time (Trio's clock), and at no other."""
         self.due = when
         if when < self._seen_at and self._ring is not None:
-            self._leave()
+            if self._seen_at < math.inf:
+                self._clock.forget()
             self._seen_at = when
             self._clock.look_at(self, when)
 
@@ -48,10 +49,6 @@ class Alarm:
         """Ring no more."""
         self.due = math.inf
         self._ring = None
-        self._leave()
-
-    def _leave(self) -> None:
-        """The place in the heap, if there is one, is not looked at any more."""
         if self._seen_at < math.inf:
             self._seen_at = math.inf
             self._clock.forget()
@@ -89,7 +86,7 @@ class Clock:
             self._nap.deadline = when
 
     def forget(self) -> None:
-        """An alarm has left a place; those are cleared away together."""
+        """An alarm has left its place: it is not looked at there. Those are cleared away together."""
         self._left += 1
         if self._left > MANY and self._left > len(self._heap) // 2:
             self._heap = [entry for entry in self._heap if entry[2].is_seen_at(entry[0])]

@@ -90,7 +90,9 @@ async def run_handler(m: Machine) -> None:
 
 async def take_turns(m: Machine) -> None:
     """Handle messages until there is a reason to end, or to leave the nursery."""
-    await look_at_clock(m)
+    due = look_at_clock(m)
+    if due is not None:
+        await due
     while (awaitable := go_on(m)) is not None:
         if awaitable is not WAIT:
             await awaitable
@@ -102,7 +104,9 @@ async def take_turns(m: Machine) -> None:
         m.phase = "running"
         if m.woken:
             m.woken = False
-            await look_at_clock(m)
+            due = look_at_clock(m)
+            if due is not None:
+                await due
 
 
 def go_on(m: Machine) -> Awaitable[object] | Literal[Pause.WAIT] | None:
@@ -175,34 +179,47 @@ def breathe() -> Awaitable[None]:
     return trio.lowlevel.checkpoint()  # noqa: ASYNC105 - the loop awaits it
 
 
-async def look_at_clock(m: Machine) -> None:
-    """Do what is due: the start, timers, signs of life, the idle timeout."""
+def look_at_clock(m: Machine) -> Awaitable[None] | None:
+    """Do what is due: the start, timers, signs of life, the idle timeout.
+
+    Returns:
+        What to await.
+    """
     m.phase = "running"
     if m.reason is not None:
-        return  # the end has woken a hibernating handler
+        return None  # the end has woken a hibernating handler
     if not m.entered:
         m.entered = True
-        await call_back(m, "init", m.handler.init, m.handler.request)
-        if m.reason is None and m.output.initialised():
-            m.end(Completed())
-        m.restart_silence()
-        return
-    now = trio.current_time()
+        return call_back(m, "init", m.handler.init, m.handler.request)
+    now = m.hub.now()
     m.accept_due_timers()
     if m.output.tick_due <= now:
         m.output.tick(now)
-    if m.is_idle(now):
-        await call_back(m, "idle", m.handler.idle)
-        m.restart_silence()
+    return call_back(m, "idle", m.handler.idle) if m.is_idle(now) else None
 
 
-async def call_back(
+def call_back(
     m: Machine, callback: CallbackName, function: Callable[..., Any], *args: Any
-) -> None:
-    """Call a callback that has no message, and carry out what it returns."""
+) -> Awaitable[None] | None:
+    """Call a callback that has no message; what is to be awaited is returned."""
     awaitable = begin(m, callback, function, *args)
     if awaitable is not None:
-        await complete(m, awaitable)
+        return finish_call(m, callback, awaitable)
+    end_call(m, callback)
+    return None
+
+
+async def finish_call(m: Machine, callback: CallbackName, awaitable: Awaitable[object]) -> None:
+    """Await the rest of an ``async def`` callback that has no message."""
+    await complete(m, awaitable)
+    end_call(m, callback)
+
+
+def end_call(m: Machine, callback: CallbackName) -> None:
+    """A callback that has no message is over: the idle time starts anew."""
+    if callback == "init" and m.reason is None and m.output.initialised():
+        m.end(Completed())
+    m.restart_silence()
 
 
 async def conclude(m: Machine) -> None:

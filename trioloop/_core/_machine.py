@@ -174,7 +174,8 @@ class Machine:
         if self.reason is None:
             self.reason = reason
             self.mailbox.close()
-            self.hub.registry.forget(self)
+            if self.belongings:
+                self.hub.registry.forget(self)
         elif self._cannot_finish(reason):
             if isinstance(self.reason, Crashed):
                 self.report_crash(self.reason.error, self.reason.callback)
@@ -341,11 +342,13 @@ class Machine:
         if self.timers is not None:
             for message in self.timers.due(trio.current_time()):
                 self.mailbox.accept(message)
-        left = [*(self.ahead or ()), *(message for _, message in self._put_back())]
-        self.ahead = None
-        self._retries = self._postponed = _NONE
+        left = self.mailbox.drain()
+        if self.ahead or self._retries or self._postponed:
+            left = [*(self.ahead or ()), *(message for _, message in self._put_back()), *left]
+            self.ahead = None
+            self._retries = self._postponed = _NONE
         assert self.reason is not None
-        for message in [*left, *self.mailbox.drain()]:
+        for message in left:
             self._bury(message, self.reason)
 
     def _bury(self, message: object, cause: TerminateReason | OverflowPolicy) -> None:
@@ -449,7 +452,7 @@ class Machine:
     def restart_silence(self) -> None:
         """The idle time runs from now on."""
         if not self.suspended:
-            self.silent_since = trio.current_time()
+            self.silent_since = self.hub.now()
 
     def is_idle(self, now: float) -> bool:
         """Whether the mailbox has been silent for ``idle_timeout``."""
@@ -615,13 +618,16 @@ class Machine:
         self.phase = "ended"
         self.task = self._context = None  # the task may go on with other things
         self.hub.forget(self)
-        for visit in self.visits or ():
-            visit.give_up()
-        for call in tuple(self.calls or ()):
-            call.fail(HandlerEnded(self.reason))
-        for watcher in self._monitors or ():
-            watcher.tell(Down(self.ref, self.reason))
-        self._monitors = None
+        if self.visits:
+            for visit in self.visits:
+                visit.give_up()
+        if self.calls:
+            for call in tuple(self.calls):
+                call.fail(HandlerEnded(self.reason))
+        if self._monitors:
+            for watcher in self._monitors:
+                watcher.tell(Down(self.ref, self.reason))
+            self._monitors = None
         if self._over is not None:
             self._over.set()
         self.output.ended()

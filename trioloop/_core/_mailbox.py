@@ -309,8 +309,10 @@ class Mailbox:
 
     def drain(self) -> list[object]:
         """Take out all that was accepted and never started, oldest first. The last call to it."""
-        left: list[object] = [self._receive.receive_nowait() for _ in range(self.count)]
-        self.count = 0
+        left: list[object] = []
+        if self.count:
+            left = [self._receive.receive_nowait() for _ in range(self.count)]
+            self.count = 0
         if len(_spare) < MAX_SPARE:
             _spare.append((self._send, self._receive))
         return left

@@ -217,7 +217,10 @@ class ByPush:
             raise ResponseAborted("the response cannot be completed; the reason has been logged")
 
     def _take(self, message: Message) -> bool:
-        if self._machine is None or self._cancelled or self._write_is_cancelled():
+        if self._machine is None or self._cancelled:
+            return True
+        link = self._link
+        if link.is_writing and self._write_is_cancelled():
             return True
         if self._waits:
             self._later = message  # that it is over, behind what is unread
@@ -226,17 +229,18 @@ class ByPush:
             self._early = message
             self.look_by(trio.current_time())
             return False
-        self._take_early()
-        self._link.take(message)
-        self._waits = self._link.is_full()
+        if self._early is not None:
+            self._take_early()
+        link.take(message)
+        self._waits = link.is_full()
         if self._waits:
-            self._link.note_full()
+            link.note_full()
         return not self._waits
 
     def _write_is_cancelled(self) -> bool:
         """Whether it is with a write of our own, which was cancelled, that the client was lost."""
         assert self._machine is not None
-        if not (self._link.is_writing and self._machine.runs_here()):
+        if not self._machine.runs_here():
             return False
         self._cancelled = trio.current_effective_deadline() == -math.inf
         if self._cancelled:

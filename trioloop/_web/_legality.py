@@ -93,9 +93,10 @@ def find_problem(
 
 
 _PLAIN: Final = {
-    (id(table), state): frozenset(arrows) - {Continue, Accept, Then}
+    id(table): {
+        state: frozenset(table.get(state, ())) - {Continue, Accept, Then} for state in ResponseState
+    }
     for table in (LOOP, EVENT_STREAM, WEBSOCKET)
-    for state, arrows in table.items()
 }
 
 
@@ -104,7 +105,7 @@ def plain_commands(table: Table, state: ResponseState) -> frozenset[type]:
 
     Without `Then`, whose message the machine has to put first before it carries out the rest.
     """
-    return _PLAIN.get((id(table), state), frozenset())
+    return _PLAIN[id(table)][state]
 
 
 _KINDS: Final = {

@@ -113,11 +113,13 @@ class Gate:
             max_handlers: of the route.
             inside: handlers of the hub that are open.
         """
-        if inside >= self.limits.handlers or self._routes[route] >= max_handlers:
+        limits = self.limits
+        full = max_handlers < math.inf and self._routes[route] >= max_handlers
+        if full or inside >= limits.handlers:
             return self._refusal("Service Unavailable", 503)
-        most = self.limits.handlers_per_client
+        most = limits.handlers_per_client
         if most < math.inf and route is not None:
-            client = find_client(scope, self.limits.networks)
+            client = find_client(scope, limits.networks)
             if client is not None and self._clients[client] >= most:
                 return self._refusal("Too Many Requests", 429)  # RFC 6585, section 4
         return None

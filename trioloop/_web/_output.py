@@ -23,7 +23,16 @@ from .._wire import LIFE, ResponseState, ResponseStep, ServerSentEvent, encode_e
 from ._commands import Chunk, Reply, StartResponse
 from ._endings import Ending, Farewell, ending_for
 from ._headers import RawHeaders, raw_headers, with_defaults
-from ._legality import EVENT_STREAM, LOOP, Table, find_problem, plain_commands
+from ._legality import (
+    DONE,
+    EVENT_STREAM,
+    LOOP,
+    OPEN,
+    WAITING,
+    Table,
+    find_problem,
+    plain_commands,
+)
 
 if TYPE_CHECKING:
     from random import Random
@@ -76,7 +85,7 @@ class HTTPOutput:
         self._start: dict[str, Any] | None = None
         self._ending: bool = False  # the next piece of body is the last
         self._parts: list[bytes] = []
-        self.state: ResponseState = ResponseState.WAITING
+        self.state: ResponseState = WAITING
         self.plain: frozenset[type] = plain_commands(self.table, self.state)
         self.pending: int = 0
         self.size: int = 0
@@ -124,7 +133,7 @@ class HTTPOutput:
     def write(self, now: float) -> Awaitable[object] | None:
         if self._start is not None:
             start, self._start = self._start, None
-            whole = self._head or self._ending or self.state is not ResponseState.OPEN
+            whole = self._head or self._ending or self.state is not OPEN
             if not whole and self._link.begin(start, b"".join(self._parts)):
                 self._take_parts()
                 return None
@@ -151,7 +160,7 @@ class HTTPOutput:
         if ending_for(reason).farewell is Farewell.NONE:
             self._link.finished()
             return True
-        if self._start is None or self.state is not ResponseState.DONE:
+        if self._start is None or self.state is not DONE:
             return False  # only a reply, which is whole
         body = b"".join(self._parts)
         if not self._link.respond(self._start, b"" if self._head else body):
@@ -191,7 +200,7 @@ class HTTPOutput:
         self.pending += 1
 
     def _add_data(self, data: bytes) -> None:
-        if self.state is not ResponseState.OPEN:  # the step that stays is taken so often
+        if self.state is not OPEN:  # the step that stays is taken so often
             self._step(ResponseStep.DATA)
         if data:
             self._parts.append(data)
@@ -213,12 +222,12 @@ class HTTPOutput:
             self.written(trio.current_time())
 
     async def _finish(self, ending: Ending, reason: TerminateReason) -> None:
-        if self.state is ResponseState.WAITING:
+        if self.state is WAITING:
             self._answer(ending, reason)
-        elif self.state is ResponseState.OPEN and ending.farewell is Farewell.CLEAN:
+        elif self.state is OPEN and ending.farewell is Farewell.CLEAN:
             self._say_goodbye(reason)
             self._step(ResponseStep.END)
-        if self.state is ResponseState.DONE:
+        if self.state is DONE:
             self._ending = True
             self.pending += 1
             await self._write_all()
@@ -238,7 +247,7 @@ class HTTPOutput:
         """Add what an open response shall end with."""
 
     def _cut(self) -> None:
-        if self.state in (ResponseState.WAITING, ResponseState.OPEN):
+        if self.state in (WAITING, OPEN):
             self._step(ResponseStep.CUT)
         self._link.cut()
 
@@ -259,14 +268,14 @@ class EventStreamOutput(HTTPOutput):
     def add(self, command: Any) -> bool:
         if type(command) is not ServerSentEvent:
             return super().add(command)
-        if self._start is None and self.state is ResponseState.WAITING:
+        if self._start is None and self.state is WAITING:
             self._open_stream(200, [])
         try:
             data = encode_event(command)
         except (TypeError, ValueError):
             self._unencodable = command
             raise
-        if self.state is ResponseState.OPEN:
+        if self.state is OPEN:
             self._parts.append(data)
             self.pending += 1
             self.size += len(data)
@@ -285,7 +294,7 @@ class EventStreamOutput(HTTPOutput):
             self._add_data(encode_event(ServerSentEvent(retry=self._handler.retry)))
 
     def initialised(self) -> bool:
-        if self.state is ResponseState.WAITING:
+        if self.state is WAITING:
             self._open_stream(200, [])
         return self._head
 

@@ -53,6 +53,9 @@ class HandlerRoute(Route):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match by path alone; which methods a handler serves is its own option."""
+        if scope["path"] == self.path and not (self.param_convertors or scope.get("root_path")):
+            path_params = dict(scope.get("path_params", ()))
+            return Match.FULL, {"endpoint": self.endpoint, "path_params": path_params}
         if scope["type"] == "websocket":
             scope = {**scope, "type": "http", "method": "GET"}
         return super().matches(scope)

@@ -23,7 +23,7 @@ from .._wire import LIFE, ResponseState, ResponseStep
 from ._commands import Reply
 from ._endings import Ending, Farewell, ending_for
 from ._headers import RawHeaders, raw_headers
-from ._legality import WEBSOCKET, find_problem, plain_commands
+from ._legality import DONE, OPEN, WAITING, WEBSOCKET, find_problem, plain_commands
 from ._websocket_commands import Accept, Close, Ping, Send
 from ._websocket_handler import WebSocketHandler, sets_receive_timeout
 
@@ -71,7 +71,7 @@ class WebSocketOutput:
         self._random = random
         self._messages: list[dict[str, Any]] = []  # a deque takes 600 bytes, even when empty
         self._begun = 0  # of them
-        self.state: ResponseState = ResponseState.WAITING
+        self.state: ResponseState = WAITING
         self.plain: frozenset[type] = plain_commands(WEBSOCKET, self.state)
         self.pending: int = 0
         self.size: int = 0
@@ -87,7 +87,7 @@ class WebSocketOutput:
 
     def check(self, callback: CallbackName, commands: Sequence[object]) -> str | None:
         problem = find_problem(WEBSOCKET, self.state, callback, commands)
-        if problem is None and self.state is ResponseState.WAITING:
+        if problem is None and self.state is WAITING:
             for command in commands:
                 if isinstance(command, Accept):
                     return find_fault(command, self._link.scope.get("subprotocols") or ())
@@ -127,7 +127,7 @@ class WebSocketOutput:
         self._link.wake_at(deadline)
 
     def tick(self, now: float) -> None:
-        if self.state is ResponseState.OPEN:
+        if self.state is OPEN:
             self._ping(b"")
         self._schedule_ping(now)
 
@@ -182,7 +182,7 @@ class WebSocketOutput:
 
     def _begin(self) -> None:
         """Accept, unless that was done."""
-        if self.state is ResponseState.WAITING:
+        if self.state is WAITING:
             self._accept(None, [])
 
     def _accept(self, subprotocol: str | None, headers: RawHeaders) -> None:
@@ -229,16 +229,16 @@ class WebSocketOutput:
     async def _finish(self, ending: Ending) -> None:
         if ending.farewell is Farewell.NONE:
             return
-        if self.state is ResponseState.WAITING:
+        if self.state is WAITING:
             self._answer(ending)
-        elif self.state is ResponseState.OPEN and ending.close_code is not None:
+        elif self.state is OPEN and ending.close_code is not None:
             self._close(ending.close_code, "")
         while self.pending:
             waiting = self.write(trio.current_time())
             if waiting is not None:
                 await waiting
             self.written(trio.current_time())
-        if self.state is not ResponseState.DONE:
+        if self.state is not DONE:
             self._step(ResponseStep.CUT)
             self._link.cut()
 
