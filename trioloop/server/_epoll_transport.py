@@ -5,7 +5,8 @@ The laws of this file:
 * What is known of the socket is noted when it is told, so nobody asks the system in vain: it may
   have something to read; the client has hung up.
 * Whoever waits is parked, and woken by what is told; to interrupt a reader is to wake it.
-* A reader lets others run before it reads, whether it had to wait or not.
+* A reader lets others run before it reads, whether it had to wait or not. Only the first one need not:
+  its task has just begun, in its turn.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class EpollTransport(SocketTransport):
     """
 
     __slots__ = (
+        "_begins",
         "_hung_up",
         "_interrupted",
         "_number",
@@ -51,6 +53,7 @@ class EpollTransport(SocketTransport):
         super().__init__(sock)
         self._number = sock.fileno()
         self._readiness = readiness
+        self._begins = True  # nobody has read yet
         self._readable = True  # most clients begin at once
         self._hung_up = False
         self._interrupted = False
@@ -90,8 +93,10 @@ class EpollTransport(SocketTransport):
 
     async def receive(self) -> bytes:
         self._reading, self._interrupted = True, False
-        waited = False
+        waited, self._begins = self._begins, False
         try:
+            if waited:
+                await trio.lowlevel.checkpoint_if_cancelled()
             while not self._closed:
                 if not self._readable:
                     await self._park_reader()
