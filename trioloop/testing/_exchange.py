@@ -473,6 +473,11 @@ class Exchange:
         return "before the start" if self.observed is None else self.observed.phase
 
     @property
+    def has_stopped(self) -> bool:
+        """Whether the client is there, and reads only what it is told to."""
+        return not (self._reading or self._left)
+
+    @property
     def reads_everything(self) -> bool:
         """Whether all that was written has been seen, since the client reads and is there."""
         return self._reading and not self._left and self.request.method != "HEAD"

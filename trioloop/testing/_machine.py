@@ -324,7 +324,7 @@ class HandlerMachine(RuleBasedStateMachine):
         return len(self._living()) < MAX_CLIENTS
 
     def _stalled(self) -> list[SimulatedExchange]:
-        return [one for one in self.clients if not (one.reads_everything or one.has_left)]
+        return [one for one in self.clients if one.has_stopped]
 
     def _ended(self) -> list[SimulatedExchange]:
         return [one for one in self.clients if not one.pending]

@@ -50,6 +50,7 @@ class OwnWorker:
 
     Attributes:
         patience: seconds for which a client may take nothing.
+        ready: set when whatever belongs to the server waits for clients.
     """
 
     patience: Final = Settings().send_timeout
@@ -58,33 +59,34 @@ class OwnWorker:
         self._app = app
         self._notice = notice
         self._news = MemoryNews()
+        self.ready: trio.Event = trio.Event()
         self._worker: Worker | None = None
         self._nursery: trio.Nursery | None = None
 
-    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, around: trio.Nursery, name: str) -> None:
         """Serve, until cancelled.
 
         Args:
-            task_status: told when whatever belongs to the server waits for clients.
+            around: where the server's own tasks run, and its faults.
+            name: of those tasks.
         """
-        async with trio.open_nursery() as nursery:
-            worker = _Worker(self._call, _CONFIG, nursery, self._notice, self._news)
-            nursery.start_soon(worker.run)
-            async with trio.open_nursery() as self._nursery:
-                worker.cancellation.happens_with(self._nursery)
-                self._worker = worker
-                self._around = Surroundings(
-                    tls=False,
-                    client=("127.0.0.1", 50000),
-                    server=("127.0.0.1", 8000),
-                    root_path="",
-                    state={},
-                    wait_for_shutdown=worker.wait_for_shutdown(),
-                )
-                for _ in range(2):  # until its tasks have started theirs
-                    await trio.lowlevel.checkpoint()
-                task_status.started()
-                await trio.sleep_forever()
+        worker = _Worker(self._call, _CONFIG, around, self._notice, self._news)
+        around.start_soon(worker.run, name=name)
+        async with trio.open_nursery() as self._nursery:
+            worker.cancellation.happens_with(self._nursery)
+            self._worker = worker
+            self._around = Surroundings(
+                tls=False,
+                client=("127.0.0.1", 50000),
+                server=("127.0.0.1", 8000),
+                root_path="",
+                state={},
+                wait_for_shutdown=worker.wait_for_shutdown(),
+            )
+            for _ in range(2):  # until its tasks have started theirs
+                await trio.lowlevel.checkpoint()
+            self.ready.set()
+            await trio.sleep_forever()
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
         connection = _current.get()

@@ -328,9 +328,7 @@ class Simulation:
         return self._clock.current_time()
 
     def _to_next_deadline(self) -> float:
-        if self._outcome is not None:
-            return math.inf
-        return trio.lowlevel.current_statistics().seconds_to_next_deadline
+        return math.inf if self._outcome is not None else self._run.wait(self.now())
 
     def advance(self, seconds: float) -> None:
         """Let time pass, stopping at every deadline on the way.

@@ -29,6 +29,7 @@ _library: Any = getattr(_trio_run, "sniffio_library", None)
 """Where Trio says that it runs, for whoever asks sniffio."""
 
 _OF_A_GUEST: Final = ("runner", "unrolled_run_gen", "done_callback")
+_OF_AN_IO_MANAGER: Final = ("_registered",)
 _OF_A_RUNNER: Final = ("runq", "entry_queue", "deadlines", "io_manager", "main_task_outcome")
 
 _NO_EVENTS: Final[Any] = 0 if sys.platform == "win32" else []
@@ -87,7 +88,7 @@ class GuestRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is no other step."""
+        """Whether there is no step to make: the run has ended, or is making one."""
         return self._next is None
 
     def rests(self, now: float) -> bool:
@@ -99,18 +100,31 @@ class GuestRun:
         if self._inside is None:
             told = trio.lowlevel.current_statistics()
             busy = told.tasks_runnable or told.run_sync_soon_queue_size
-            return not busy and told.seconds_to_next_deadline > 0
-        runner = self._inside.runner
-        busy = runner.runq or runner.entry_queue.size()
-        return not busy and runner.deadlines.next_deadline() > now
+        else:
+            runner = self._inside.runner
+            busy = runner.runq or runner.entry_queue.size()
+        return not busy and self.wait(now) > 0
+
+    def wait(self, now: float) -> float:
+        """Seconds to the next deadline; ``math.inf`` when there is none.
+
+        Args:
+            now: the time of the run's clock, in seconds.
+        """
+        if self._inside is None:
+            return trio.lowlevel.current_statistics().seconds_to_next_deadline
+        deadline: float = self._inside.runner.deadlines.next_deadline()
+        return deadline - now
 
     @property
     def io_tasks(self) -> int:
-        """How many tasks wait for real I/O, on any platform; one of them is Trio's own."""
-        if self._inside is None:
-            io: Any = trio.lowlevel.current_statistics().io_statistics
-        else:
-            io = self._inside.runner.io_manager.statistics()
+        """How many tasks wait for real I/O, on any platform; one of them is Trio's own.
+
+        Of two that wait for one file, one is counted.
+        """
+        if self._inside is not None:
+            return len(self._inside.runner.io_manager._registered)  # noqa: SLF001
+        io: Any = trio.lowlevel.current_statistics().io_statistics
         return (
             getattr(io, "tasks_waiting", 0)  # kqueue
             + getattr(io, "tasks_waiting_read", 0)
@@ -120,10 +134,10 @@ class GuestRun:
 
     def go_on(self) -> None:
         """Make the next step."""
-        run, step = self._inside, self._next
+        run, step, self._next = self._inside, self._next, None
         assert step is not None
         if run is None or run.runner.entry_queue.size():
-            self._next = self._inside = None
+            self._inside = None
             step()
             return
         before, _library.name = _library.name, "trio"
@@ -133,16 +147,20 @@ class GuestRun:
             self._end(run.runner.main_task_outcome)
         except trio.TrioInternalError as error:
             self._end(outcomes.Error(error))
+        else:
+            self._next = step
         finally:
             _library.name = before
 
     def _end(self, outcome: outcomes.Outcome[Any]) -> None:
-        run, self._next, self._inside = self._inside, None, None
+        run, self._inside = self._inside, None
         run.done_callback(outcome)
 
 
 def _is_known(guest: object) -> bool:
     """Whether the state of a guest run has what is looked at here."""
     runner = getattr(guest, "runner", None)
-    parts = *((guest, name) for name in _OF_A_GUEST), *((runner, name) for name in _OF_A_RUNNER)
-    return _library is not None and all(hasattr(part, name) for part, name in parts)
+    io_manager = getattr(runner, "io_manager", None)
+    parts = (guest, _OF_A_GUEST), (runner, _OF_A_RUNNER), (io_manager, _OF_AN_IO_MANAGER)
+    names = ((part, name) for part, names in parts for name in names)
+    return _library is not None and all(hasattr(part, name) for part, name in names)

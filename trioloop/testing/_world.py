@@ -38,7 +38,7 @@ Worker: TypeAlias = Literal["trioloop", "stock"]
 """Whose connections serve, as for ``trioloop serve --worker``."""
 
 _SERVER: Final = "<server>"
-"""The task of trioloop's own worker."""
+"""The tasks of trioloop's own worker."""
 
 _served: ContextVar[Exchange] = ContextVar("_served")
 """The exchange for which the current task serves; tasks that it starts inherit it."""
@@ -96,12 +96,13 @@ class World:
     async def start(self, nursery: trio.Nursery) -> None:
         """The server starts, and then the application."""
         if self._own is not None:
-            await nursery.start(self._run_worker, self._own, name=_SERVER)
+            nursery.start_soon(self._run_worker, self._own, nursery, name=_SERVER)
+            await self._own.ready.wait()
         nursery.start_soon(self.run_lifespan, name="lifespan")
 
-    async def _run_worker(self, worker: OwnWorker, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _run_worker(self, worker: OwnWorker, nursery: trio.Nursery) -> None:
         acts_for_the_application.set(True)
-        await worker.run(task_status)
+        await worker.run(nursery, _SERVER)
 
     async def run_lifespan(self) -> None:
         """The server's side of the lifespan protocol, as Hypercorn speaks it."""
