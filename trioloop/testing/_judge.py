@@ -108,13 +108,14 @@ class Judge:
             self._meet(observed)
         notes = self._world.journal.notes
         first, self._next = self._next, len(notes)
+        by_name, moved = self._by_name, self._moved
         for index in range(first, self._next):
             note = notes[index]
             _, who, what, _ = note
-            found = self._by_name.get(who)
+            found = by_name.get(who)
             if found is not None:
                 found.follow(index, note)
-                self._moved.add(found)
+                moved.add(found)
             elif what in TOLD_OF_THE_TEST and who == "test":
                 for acceptor in self._acceptors:
                     acceptor.follow_test(note)

@@ -11,7 +11,6 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -182,9 +181,9 @@ class Acceptor:
         self.servers_patience = patience
         self.limit = handler.mailbox_size
         self.policy = handler.overflow
-        self.waiting: deque[Any] = deque()  # accepted, not started
-        self.first: deque[Any] = deque()  # Then
-        self.retries: deque[tuple[int, Any]] = deque()  # put back, and it is their turn
+        self.waiting: list[Any] = []  # accepted, not started
+        self.first: list[Any] = []  # Then
+        self.retries: list[tuple[int, Any]] = []  # put back, and it is their turn
         self.postponed: list[
             tuple[int, Any]
         ] = []  # put back; with the number of the first handling
@@ -194,7 +193,7 @@ class Acceptor:
         self.raised: list[BaseException] = []
         self.returned: list[Any] = []
         self.expected_events: list[ServerSentEvent] = []
-        self.unreceived: deque[str | bytes] = deque()  # what the client has sent on a WebSocket
+        self.unreceived: list[str | bytes] = []  # what the client has sent on a WebSocket
         self.expected_messages: list[str | bytes] = []
 
     # -- following -------------------------------------------------------------------------------
@@ -362,15 +361,12 @@ class Acceptor:
         if self.running in ("info", "notify") and self.current is message and not owed:
             self.running = None  # an `async def` that never began: a write was still before it
             return
-        piles: tuple[deque[Any] | list[Any], ...] = (self.letters_owed, self.first, self.waiting)
-        for pile in piles:
+        for pile in (self.letters_owed, self.first, self.waiting):
             for index, kept in enumerate(pile):
                 if kept is message:
                     del pile[index]
                     return
-        put_back: tuple[deque[tuple[int, Any]] | list[tuple[int, Any]], ...]
-        put_back = (self.retries, self.postponed)
-        for numbered in put_back:
+        for numbered in (self.retries, self.postponed):
             for index, (_, kept) in enumerate(numbered):
                 if kept is message:
                     del numbered[index]
@@ -405,15 +401,15 @@ class Acceptor:
         self.retrying = 0
         self.started += 1
         if self.first:
-            pile: deque[Any] = self.first
+            pile = self.first
         elif self.retries:
-            self.retrying, put_back = self.retries.popleft()
-            pile = deque([put_back])
+            self.retrying, put_back = self.retries.pop(0)
+            pile = [put_back]
         else:
             pile = self.waiting
         if not pile or pile[0] is not message:
             self._break(2, _out_of_turn(message, pile))
-        pile.popleft()
+        pile.pop(0)
         if self.displacements_due:
             self._break(2, "the oldest message was not displaced")
 
@@ -446,7 +442,7 @@ class Acceptor:
             self._sort_postponed(postpone=any(isinstance(c, Postpone) for c in commands))
         for command in commands:
             self._carry_out(command)
-        self.first.extendleft(reversed(self.last_thens))
+        self.first[:0] = self.last_thens
 
     def _receive(self, data: str | bytes) -> None:
         self._starts("receive")
@@ -455,7 +451,7 @@ class Acceptor:
         first = self.unreceived[0] if self.unreceived else None
         if type(first) is not type(data) or first != data:
             self._break(2, f"receive({data!r}), but the client's next message is {first!r}")
-        self.unreceived.popleft()
+        self.unreceived.pop(0)
         if self.gone and not (self.unreceived or self.stalled):
             self.gone_at = self._time
 
@@ -467,7 +463,7 @@ class Acceptor:
 
     def _sort_postponed(self, *, postpone: bool) -> None:
         if self.postponed and not (postpone and self.retrying):
-            self.retries = deque(sorted([*self.retries, *self.postponed], key=_place))
+            self.retries = sorted([*self.retries, *self.postponed], key=_place)
             self.postponed.clear()
         if postpone:
             place = self.retrying or self.started
@@ -525,7 +521,7 @@ class Acceptor:
         self._check_reason(reason)
         if isinstance(reason, Crashed) and isinstance(reason.error, BadReturn):
             for then in self.last_thens:  # nothing of a bad return was carried out
-                self.first = deque(kept for kept in self.first if kept is not then)
+                self.first = [kept for kept in self.first if kept is not then]
         left = [*self.first, *self.retries, *self.postponed, *self.waiting, *self.letters_owed]
         if left:
             self._break(3, f"terminate started and nobody heard of {left!r}")
@@ -677,7 +673,7 @@ class Acceptor:
             self._break(4, "terminate was never called")
 
 
-def _out_of_turn(message: Any, pile: deque[Any]) -> str:
+def _out_of_turn(message: Any, pile: list[Any]) -> str:
     if not pile:
         return f"info({message!r}), but no message waits"
     another = "another " if repr(pile[0]) == repr(message) else ""

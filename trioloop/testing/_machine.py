@@ -17,7 +17,7 @@ import logging
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeVar, cast
@@ -210,13 +210,15 @@ class HandlerMachine(RuleBasedStateMachine):
         self._open: list[SimulatedExchange] = []  # those whose handler was there, last time
         self._known = 0  # clients that are in `_open`, or have been
         self._alive: list[SimulatedExchange] = []  # those whose handler lives
-        self._alive_at = 0  # entries of the journal by then
+        self._notes: Sequence[object] = ()  # what the journal has
+        self._alive_at = 0  # how many there were by then
         self._last: Any = NOTHING  # the message that was sent last
         self._in_step = False
         self._by_hand = not currently_in_test_context()  # nobody else checks the invariants
         self._running = False
         self.failure: BaseException | None = None
         self._grace: float | None = None
+        self._opens = self.is_websocket()
         self._phases: dict[SimulatedExchange, str] = {}
 
     # -- the start -------------------------------------------------------------------------------
@@ -280,11 +282,12 @@ class HandlerMachine(RuleBasedStateMachine):
         )
         self.sim.__enter__()
         self._running = True
+        self._notes = self.sim.journal.notes
         logger.addFilter(is_news)
         self._come()
 
     def _come(self) -> SimulatedExchange:
-        if self.is_websocket():
+        if self._opens:
             exchange = self.sim.websocket(self.path)
         else:
             exchange = self.sim.request(self.method, self.path, json=None)
@@ -306,9 +309,9 @@ class HandlerMachine(RuleBasedStateMachine):
 
     def _living(self) -> list[SimulatedExchange]:
         """Clients with a living handler, whose phases are noted; one that has ended stays so."""
-        if not self._running or self._alive_at == len(self.sim.journal):
+        if self._alive_at == len(self._notes):
             return self._alive  # nothing has happened
-        self._alive_at = len(self.sim.journal)
+        self._alive_at = len(self._notes)
         self._open += self.clients[self._known :]
         self._known = len(self.clients)
         self._open = [one for one in self._open if one.reason is None]
@@ -463,7 +466,7 @@ class HandlerMachine(RuleBasedStateMachine):
         if not exchange.has_left:
             exchange.disconnect(how)
 
-    @precondition(lambda self: self.is_websocket())
+    @precondition(lambda self: self._opens)
     @rule(place=places, data=drawn_data)
     @step
     def client_sends(self, place: int, data: Any) -> None:
@@ -472,7 +475,7 @@ class HandlerMachine(RuleBasedStateMachine):
         if not exchange.has_left:
             exchange.send(data)
 
-    @precondition(lambda self: self.is_websocket())
+    @precondition(lambda self: self._opens)
     @rule(place=places, data=st.lists(drawn_data, min_size=2, max_size=5))
     @step
     def client_sends_several(self, place: int, data: list[Any]) -> None:
@@ -481,7 +484,7 @@ class HandlerMachine(RuleBasedStateMachine):
         if not exchange.has_left:
             exchange.burst(*data)
 
-    @precondition(lambda self: self.is_websocket())
+    @precondition(lambda self: self._opens)
     @rule(place=places, code=st.sampled_from([1000, 1001, 4000, None]))
     @step
     def client_closes(self, place: int, code: int | None) -> None:

@@ -64,11 +64,11 @@ class Observed:
         self.is_told = False  # the test has said already what it sends
         self._households: set[Household] = set()
         observe_mailbox(machine.mailbox, machine, self)
-        own = self.handler.__dict__
+        own, call = self.handler.__dict__, self._call
         for callback in CALLBACKS:
             method = getattr(self.handler, callback, None)
             if method is not None:  # only a WebSocket receives
-                own[callback] = partial(self._call, callback, method)
+                own[callback] = partial(call, callback, method)
 
     def note(self, what: str, detail: Any = None) -> None:
         """Write down what the handler, or somebody with it, did."""

@@ -259,7 +259,9 @@ class Simulation:
             raise error
         if self._world.lifespan_error is not None:
             self._world.check_lifespan()
-        if isinstance(self._outcome, outcomes.Error) and not self._closed:
+        if self._outcome is None or self._closed:
+            return
+        if isinstance(self._outcome, outcomes.Error):
             self.close()
             outcome = bare_error(self._outcome.error)
             self._tell_interrupt(outcome)
