@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -804,6 +804,7 @@ def act(sim, clients, verb, args):
 
 @settings(deadline=None, max_examples=60)
 @given(actions=actions, schedule=st.sampled_from(["spawn order", "reverse", 1, 2]))
+@example([("broadcast", "f"), ("crash_next", 0), ("settle",)], "spawn order")
 def test_any_run_is_replayed_to_the_same_journal(actions, schedule):
     with Simulation(make_app(), schedule=schedule) as sim:
         run_actions(sim, actions)

@@ -105,7 +105,7 @@ def script_of(journal: Iterable[Entry]) -> list[Step]:
             continue
         steps.append(step)
         passing = step if step.verb in ("advance", "lag") else None
-        if step.verb == "send_without_settling" and _runs_after(entries, index):
+        if step.verb in _WITHOUT_SETTLING and _runs_after(entries, index):
             steps.append(Step(entry.time, "simulation", "settle"))
     return steps
 
@@ -122,6 +122,9 @@ def _planned(step: Step, passing: Step) -> Step:
     return Step(passing.time, "simulation", "later", args)
 
 
+_WITHOUT_SETTLING: Final = ("send_without_settling", "crash_next")
+"""Verbs after which nothing has run."""
+
 _OF_THE_MAILBOX: Final = {
     *("accepts", "refuses", "replaces", "accepts own"),
     *("displaces", "overflows", "dead letter", "key raised"),
@@ -129,7 +132,7 @@ _OF_THE_MAILBOX: Final = {
 
 
 def _runs_after(entries: list[Entry], index: int) -> bool:
-    """Whether something has run between a message and the test's next step."""
+    """Whether something has run between a step of the test and its next one."""
     for entry in entries[index + 1 :]:
         if entry.what in _STEPS:
             return False
