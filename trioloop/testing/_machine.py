@@ -161,6 +161,7 @@ class HandlerMachine(RuleBasedStateMachine):
 
     The laws are checked after every step. Add your own ``@invariant()`` and rules; `sim` is the
     simulation, `clients` are the exchanges, ``self.clients[0].state`` is what a handler remembers.
+    A machine whose example has passed forgets all of it, behind its ``teardown``.
 
     Attributes:
         handler: the handler class, or a callable that makes a handler.
