@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import gc
 import logging
 import os
 import re
@@ -508,3 +509,48 @@ def test_what_was_never_reached_is_told():
         Machine.assert_reached_all((Disconnected, Crashed))
     with pytest.raises(AssertionError, match="Completed, Stopped, TimedOut, Crashed, Overflowed"):
         Machine.assert_reached_all()
+
+
+# -- what is left of an example --------------------------------------------------------------------
+
+
+def run_and_keep(invariants_hold):
+    """Run a machine as a test; its instances, which nobody else would have kept."""
+    kept = []
+
+    class Kept(HandlerMachine):
+        handler = Painter
+
+        def __init__(self):
+            super().__init__()
+            kept.append(self)
+
+        @invariant()
+        def it_holds(self):
+            assert invariants_hold
+
+        def teardown(self):
+            super().teardown()
+            if invariants_hold:
+                assert len(self.sim.journal) > 0
+
+    bounds = settings(max_examples=5, database=None, phases=[Phase.generate])
+    try:
+        run_state_machine_as_test(Kept, settings=bounds)
+    except AssertionError:
+        assert not invariants_hold
+    return kept
+
+
+def test_a_machine_whose_example_has_passed_forgets_all_of_it_behind_its_teardown():
+    kept = run_and_keep(invariants_hold=True)
+    assert len(kept) == 5
+    assert not any(map(vars, kept))
+    assert gc.isenabled()
+
+
+def test_a_machine_that_has_failed_keeps_all_of_it():
+    *_, last = run_and_keep(invariants_hold=False)
+    assert isinstance(last.failure, AssertionError)
+    assert len(last.sim.journal) > 0
+    assert gc.isenabled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -44,6 +45,7 @@ from trioloop import (
     TimedOut,
 )
 from trioloop._core._household import Household
+from trioloop._core._mailbox import Mailbox
 from trioloop.testing import Entry, LawBroken, Seen, Simulation, SimulationError, timeline
 from trioloop.testing._exchange import Request
 
@@ -603,6 +605,14 @@ def test_the_journal_tells_what_a_full_mailbox_does(overflow, messages, told):
             ref.send_without_settling(message)
         entries = sim.journal.entries[before:]
         assert [f"{e.what} {e.detail}" for e in entries if e.who == ref.name] == told
+
+
+@pytest.mark.parametrize("message", [print, None])
+def test_a_message_that_is_refused_with_room_breaks_a_law_whatever_it_is(monkeypatch, message):
+    monkeypatch.setattr(Mailbox, "put_nowait", lambda mailbox, message: False)
+    broken = pytest.raises(LawBroken, match=f"has refused {re.escape(repr(message))} with room")
+    with broken, Simulation(make_app(), laws=True) as sim:
+        sim.ref(sim.get("/poll")).send(message)
 
 
 def test_a_message_wakes_a_handler_that_hibernates(sim):

@@ -125,7 +125,8 @@ class WebSocket(Call):
         """Call it; false when it crashed."""
         worker = self._connection.worker
         try:
-            await worker.count_request()
+            if worker.counts_requests:
+                await worker.count_request()
             await worker.app(self._scope, self.receive, self.send)
         except Exception as error:
             if not says_client_gone(error):

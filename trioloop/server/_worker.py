@@ -252,9 +252,9 @@ class Worker:
         return self._context is not None and self._context.max_requests is not None
 
     async def count_request(self) -> None:
-        """Tell Hypercorn of a request, if it wants to be told."""
-        if self._context is not None and self._context.max_requests is not None:
-            await self._context.mark_request()
+        """Tell Hypercorn of a request; only where it wants to be told."""
+        assert self._context is not None
+        await self._context.mark_request()
 
     def serves_host(self, head: Head) -> bool:
         """Whether the request is for one of ``server_names``, if there are any."""

@@ -26,7 +26,7 @@ from .._core._commands import (
 )
 from .._core._errors import BadReturn, SendTimedOut
 from .._core._handler import Handler
-from .._core._mailbox import KeepLatest, Overflow
+from .._core._mailbox import NOTHING, KeepLatest, Overflow
 from .._core._reasons import (
     Completed,
     Crashed,
@@ -142,7 +142,7 @@ class Acceptor:
     terminated_at: float | None = None
     terminate_over = False
     overflowed = False
-    refused: Any = None  # a message, without need
+    refused: Any = NOTHING  # a message, without need
     displacements_due = 0  # DROP_OLDEST has accepted one more, and is to give one up
     made_room = False  # DROP_OLDEST has given one up, and is to accept one more
     replaced: int | None = None  # KeepLatest: the place of what is being replaced
@@ -582,7 +582,7 @@ class Acceptor:
             self._break(4, f"terminate has run since {since:g}, {timeout}")
 
     def _must_not_wait_in_vain(self) -> None:
-        if self.refused is not None:
+        if self.refused is not NOTHING:
             self._break(3, f"it lives, and has refused {self.refused!r} with room")
         if self.first or self.retries or self.waiting:
             ready = [*self.first, *self.retries, *self.waiting]

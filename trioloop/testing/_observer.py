@@ -48,6 +48,7 @@ class Observed:
         handler: the object itself.
         ref: its ref.
         client: the name of its client.
+        is_told: the test has said already what it sends.
         reason: what ``terminate`` heard, or the machine's when ``init`` was never entered.
     """
 
@@ -61,7 +62,7 @@ class Observed:
         self.crash_next: Exception | None = None
         self.phase: str = "before the start"
         self._inside = False  # a `def` callback runs
-        self.is_told = False  # the test has said already what it sends
+        self.is_told: bool = False
         self._households: set[Household] = set()
         observe_mailbox(machine.mailbox, machine, self)
         own, call = self.handler.__dict__, self._call

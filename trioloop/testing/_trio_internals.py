@@ -12,12 +12,14 @@ Laws of this file:
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, MutableSequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import outcome as outcomes
 import trio
+
+from ._schedule import Schedule
 
 _trio_run: Any = getattr(getattr(trio, "_core", None), "_run", None)
 
@@ -35,34 +37,15 @@ _OF_A_RUNNER: Final = ("runq", "entry_queue", "deadlines", "io_manager", "main_t
 _NO_EVENTS: Final[Any] = 0 if sys.platform == "win32" else []
 
 
-class Chance(Protocol):
-    """What Trio's scheduler asks of its random source."""
-
-    def shuffle(self, batch: MutableSequence[Any]) -> None:
-        """Order a batch of tasks; it runs from its end."""
-
-    def random(self) -> float:
-        """Decide whether an unsorted batch is reversed."""
-        raise NotImplementedError
-
-    def uniform(self, low: float, high: float) -> float:
-        """When a clock starts."""
-        raise NotImplementedError
-
-
 @contextmanager
-def scheduled_by(chance: Chance) -> Generator[None]:
-    """Let something else decide the order of tasks, for every Trio run of this process.
-
-    Args:
-        chance: asked from now on, of batches that are sorted by age.
-    """
+def scheduled_by(schedule: Schedule) -> Generator[None]:
+    """Let a schedule decide for every Trio run of this process in the meantime."""
     if not AVAILABLE:  # pragma: no cover - a Trio of the future
         yield
         return
     run = _trio_run
     saved = run._r, run._ALLOW_DETERMINISTIC_SCHEDULING  # noqa: SLF001 - the law of this file
-    run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = chance, True  # noqa: SLF001
+    run._r, run._ALLOW_DETERMINISTIC_SCHEDULING = schedule, True  # noqa: SLF001
     try:
         yield
     finally:
