@@ -65,11 +65,14 @@ def echo(watch: Watch, **attributes):
     return Echo
 
 
-async def tasks_at_rest(server) -> int:
-    """How many tasks a server has that has served a request: some come with the first."""
-    async with server.client() as client:
-        await client.request(path="/alive")
-        await client.answer()
+async def tasks_at_rest(server, watch) -> int:
+    """How many tasks a server has that has served a WebSocket: some come with the first messages."""
+    async with raw_websocket(server.port) as websocket:
+        ref = await watch.ref()
+        for _ in range(2):
+            ref.send_nowait(Send("for the handler, and then for the dispatcher"))
+            await websocket.next()
+    await watch.reason()
     return await living_tasks()
 
 
@@ -484,7 +487,7 @@ async def test_a_violation_of_the_protocol_fails_with_its_code(name):
 async def test_a_client_that_stops_reading_is_given_up_and_nothing_is_left_behind():
     watch = Watch()
     async with serving(echo(watch), send_timeout=0.5) as (server, _):
-        before = await tasks_at_rest(server)
+        before = await tasks_at_rest(server, watch)
         async with raw_websocket(server.port, receive_buffer=4096):
             (await watch.ref()).send_nowait(Send(b"x" * MORE_THAN_BUFFERS))
             reason = await watch.reason()
@@ -497,7 +500,7 @@ async def test_a_client_that_stops_reading_is_given_up_and_nothing_is_left_behin
 async def test_a_client_that_floods_and_does_not_read_is_given_up_too():
     watch = Watch()
     async with serving(echo(watch), send_timeout=0.5) as (server, _):
-        before = await tasks_at_rest(server)
+        before = await tasks_at_rest(server, watch)
         async with (
             raw_websocket(server.port, receive_buffer=4096) as websocket,
             trio.open_nursery() as nursery,
@@ -546,7 +549,7 @@ async def test_a_handler_that_ends_while_the_client_floods_leaves_nothing_behind
         return Close(4000)
 
     async with serving(echo(watch, receive=receive)) as (server, _):
-        before = await tasks_at_rest(server)
+        before = await tasks_at_rest(server, watch)
         async with raw_websocket(server.port) as websocket:
             await websocket.send(*[frame(TEXT, b"x")] * 1000)
             assert (await websocket.until_close())[-1].code == 4000

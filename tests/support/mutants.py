@@ -187,7 +187,7 @@ def sleeps_too_deep(original, machine):
 @bug("timer outlives its handler", Machine, "bury_all", 5)
 def timers_live_on(original, machine):
     original(machine)
-    timers, background = machine.timers, machine.hub._background
+    timers, background = machine.timers, machine.hub._nursery
 
     async def fire() -> None:
         while (when := timers.next_deadline()) < math.inf:

@@ -364,8 +364,8 @@ class Plain:
             except Exception as error:
                 self._record.note(number, "raised elsewhere", error)
 
-        assert self._hub._background is not None
-        self._hub._background.start_soon(write)
+        assert self._hub._nursery is not None
+        self._hub._nursery.start_soon(write)
 
     async def _do(self, verb: str, arg: int, receive: Any, send: Any) -> Any:
         match verb:

@@ -18,7 +18,7 @@ Laws of this file:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
 
 import trio
@@ -33,25 +33,33 @@ SLICE: Final = 64
 class Dispatcher:
     """Runs the handlers that live in tasks of others, one after the other.
 
+    Args:
+        start: runs the dispatcher's task, when the first handler has something to do.
+
     Attributes:
         arrange: puts those whose turn it is into another order; the test kit's schedules do.
         serving: whose turn it is just now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
         self.serving: Machine | None = None
         self.arrange: Callable[[list[Machine]], None] | None = None
+        self._start = start
+        self._started = False
         self._due: deque[Machine] = deque()
         self._parked: trio.lowlevel.Task | None = None
 
     def add(self, machine: Machine) -> None:
         """It has something to do."""
         self._due.append(machine)
-        if self._parked is not None:
+        if not self._started:
+            self._started = True
+            self._start(self._run)
+        elif self._parked is not None:
             parked, self._parked = self._parked, None
             trio.lowlevel.reschedule(parked)
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Run handlers, until cancelled."""
         try:
             while True:
@@ -63,6 +71,7 @@ class Dispatcher:
                 self._give_turns()  # a frame that ends, and keeps nobody while this task waits
         finally:
             self._due.clear()
+            self._started = False
 
     def _leave(self, _: object) -> trio.lowlevel.Abort:
         self._parked = None

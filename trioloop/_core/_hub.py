@@ -98,13 +98,12 @@ class HubCore:
             None  # sees every machine before it starts
         )
         self.orchestra: Orchestra | None = Orchestra(instruments) if instruments else None
-        self.dispatcher: Dispatcher = Dispatcher()
+        self.dispatcher: Dispatcher = Dispatcher(self._serve_residents)
         self._clock: Clock | None = None
-        self._time = trio.CancelScope(shield=True)
+        self._services: list[trio.CancelScope] = []  # what handlers in tasks of others need
         self._machines: dict[Machine, None] = {}
         self._emptied: trio.Event | None = None
         self._nursery: trio.Nursery | None = None
-        self._background: trio.Nursery | None = None
         self._notices: set[Callable[[], Awaitable[object]]] = set()
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = 0  # in which it runs
@@ -137,36 +136,33 @@ class HubCore:
         if self._nursery is not None:
             raise RuntimeError("this hub is running already; a hub runs once at a time")
         self.draining = False
-        self._clock, self._time = None, trio.CancelScope(shield=True)
         self._token = trio.lowlevel.current_trio_token()
         self._thread = get_ident()
         self.now = trio.lowlevel.current_clock().current_time
         try:
-            async with trio.open_nursery() as self._nursery:
-                background: trio.Nursery = await self._nursery.start(self._watch_over_handlers)
-                self._background = background
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._watch_over_handlers)
                 try:
                     yield
                 finally:
                     self.shut_down()
                     with trio.CancelScope(shield=True):
                         await self._wait_until_empty()
-                    self._time.cancel()
-                    background.cancel_scope.cancel()
+                    for service in self._services:
+                        service.cancel()
+                    nursery.cancel_scope.cancel()  # nobody is left but what runs in the background
         finally:
-            self._nursery = self._background = self._token = None
+            self._nursery = self._clock = self._token = None
+            self._services.clear()
             self._thread = 0
             self._notices.clear()
 
-    async def _watch_over_handlers(
-        self, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def _watch_over_handlers(self) -> None:
         # A running callback is shielded from the hub's nursery, so somebody has to pass the
         # hub's cancellation on.
         try:
-            async with trio.open_nursery() as background:
-                task_status.started(background)
-                await trio.sleep_forever()
+            await trio.sleep_forever()
         finally:
             self.shut_down()
 
@@ -174,16 +170,21 @@ class HubCore:
     def clock(self) -> Clock:
         """The clock for handlers that live in tasks of others; it runs when there is one."""
         if self._clock is None:
-            assert self._nursery is not None
             self._clock = Clock()
-            self._nursery.start_soon(self._serve_residents, self._clock)
+            self._serve_residents(self._clock.run)
         return self._clock
 
-    async def _serve_residents(self, clock: Clock) -> None:
-        with self._time:  # until the last of them has ended
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self.dispatcher.run)
-                await clock.run()
+    def _serve_residents(self, service: Callable[[], Awaitable[None]]) -> None:
+        """Run something for handlers that live in tasks of others, until the last of them has ended."""
+        assert self._nursery is not None
+        scope = trio.CancelScope(shield=True)
+        self._services.append(scope)
+
+        async def run() -> None:
+            with scope:
+                await service()
+
+        self._nursery.start_soon(run, name=service)
 
     async def _wait_until_empty(self) -> None:
         # Some handlers live in tasks that are not the hub's.
@@ -193,7 +194,7 @@ class HubCore:
 
     def drain_after(self, wait: Callable[[], Awaitable[object]]) -> None:
         """Shut down when ``wait()`` returns; the same function is waited for once."""
-        if wait in self._notices or self._background is None:
+        if wait in self._notices or self._nursery is None:
             return
         self._notices.add(wait)
 
@@ -201,12 +202,12 @@ class HubCore:
             await wait()
             self.shut_down()
 
-        self._background.start_soon(drain)
+        self._nursery.start_soon(drain)
 
     def run_in_background(self, function: Callable[[], Awaitable[object]]) -> None:
         """Run something until it returns or the hub ends. It must not raise."""
-        if self._background is not None:
-            self._background.start_soon(function)
+        if self._nursery is not None:
+            self._nursery.start_soon(function)
 
     def shut_down(self) -> None:
         """End every handler with `ShutDown`, and take no new one from now on."""

@@ -157,11 +157,14 @@ class HTTPOutput:
                 self._cut()
             self._link.finished()
             return True
-        if ending_for(reason).farewell is Farewell.NONE:
+        ending = ending_for(reason)
+        if ending.farewell is Farewell.NONE:
             self._link.finished()
             return True
+        if self.state is WAITING:
+            self._answer(ending, reason)
         if self._start is None or self.state is not DONE:
-            return False  # only a reply, which is whole
+            return False  # only what is whole
         body = b"".join(self._parts)
         if not self._link.respond(self._start, b"" if self._head else body):
             return False
@@ -222,9 +225,7 @@ class HTTPOutput:
             self.written(trio.current_time())
 
     async def _finish(self, ending: Ending, reason: TerminateReason) -> None:
-        if self.state is WAITING:
-            self._answer(ending, reason)
-        elif self.state is OPEN and ending.farewell is Farewell.CLEAN:
+        if self.state is OPEN and ending.farewell is Farewell.CLEAN:
             self._say_goodbye(reason)
             self._step(ResponseStep.END)
         if self.state is DONE:

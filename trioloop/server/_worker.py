@@ -61,7 +61,7 @@ class Worker:
     Args:
         app: the application.
         config: Hypercorn's configuration.
-        nursery: where what outlives a call runs.
+        nursery: where what outlives a call runs, and the worker's own tasks.
         notice: set when the server begins to drain.
         news: where news of sockets come from; `None` where Trio waits for each.
 
@@ -115,14 +115,13 @@ class Worker:
         self.pings: Group[WebSocket] = self._clock.group(settings.ping_interval, _beat)
         self.pumps: Group[WebSocket] = self._clock.group(_websocket.PUMP_SECONDS, _pump)
 
-    async def run(self) -> None:
-        """Look at the clock and write at the end of turns, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._clock.run)
-            nursery.start_soon(self.turns.run)
-            if self.readiness is not None:
-                nursery.start_soon(self.readiness.run, name="readiness")
-            nursery.start_soon(self._drain)
+    def start(self) -> None:
+        """Look at the clock, and write at the end of turns, from now on."""
+        self.nursery.start_soon(self._clock.run)
+        self.nursery.start_soon(self.turns.run)
+        if self.readiness is not None:
+            self.nursery.start_soon(self.readiness.run, name="readiness")
+        self.nursery.start_soon(self._drain)
 
     @property
     def draining(self) -> bool:
@@ -324,7 +323,7 @@ async def worker_serve(  # noqa: PLR0913 - Hypercorn's arguments, and two
         their_trio = SimpleNamespace(**{**vars(trio), "serve_listeners": serve_listeners})
         names = {**vars(hypercorn.trio.run), "TCPServer": connect, "trio": their_trio}
         ours = FunctionType(theirs.__code__, names, theirs.__name__)
-        nursery.start_soon(worker.run)
+        worker.start()
         await ours(
             ASGIWrapper(lifespan),
             config,

@@ -94,7 +94,7 @@ class ResponseReader:
         self._data = b""
         self._at = 0  # so much of that has been understood
         self._left = 0  # bytes of the body, or of a chunk
-        self._step: Callable[[list[Sight]], bool] = self._head
+        self._step: Callable[[ResponseReader, list[Sight]], bool] = ResponseReader._head
 
     def feed(self, data: bytes, seen: list[Sight]) -> None:
         """Read some more.
@@ -108,7 +108,7 @@ class ResponseReader:
         """
         self._data = self._data[self._at :] + data
         self._at = 0
-        while self._at < len(self._data) and self._step(seen):
+        while self._at < len(self._data) and self._step(self, seen):
             pass
 
     # -- steps: each says whether it has got any further -----------------------------------------
@@ -122,12 +122,12 @@ class ResponseReader:
             return True
         seen.append(("head", (status, list(headers))))
         if status == 101:
-            self._step = self._frame
+            self._step = ResponseReader._frame
         elif self._bodyless or status in (204, 304) or length == 0:
             self._end(seen)
         else:
             self._left = length
-            self._step = self._chunk_size if length < 0 else self._body
+            self._step = ResponseReader._chunk_size if length < 0 else ResponseReader._body
         return True
 
     def _body(self, seen: list[Sight]) -> bool:
@@ -141,13 +141,13 @@ class ResponseReader:
         if line is None:
             return False
         self._left = int(line, 16)
-        self._step = self._chunk if self._left else self._last_line
+        self._step = ResponseReader._chunk if self._left else ResponseReader._last_line
         return True
 
     def _chunk(self, seen: list[Sight]) -> bool:
         self._piece(seen)
         if not self._left:
-            self._step = self._chunk_end
+            self._step = ResponseReader._chunk_end
         return True
 
     def _chunk_end(self, seen: list[Sight]) -> bool:
@@ -156,7 +156,7 @@ class ResponseReader:
             raise ServerError(f"{line!r} where a chunk ends")
         if line is None:
             return False
-        self._step = self._chunk_size
+        self._step = ResponseReader._chunk_size
         return True
 
     def _last_line(self, seen: list[Sight]) -> bool:
@@ -182,7 +182,7 @@ class ResponseReader:
         opcode = data[0] ^ _FINAL
         seen.append(_sight_of(opcode, self._data[self._at - size : self._at]))
         if opcode == Opcode.CLOSE:
-            self._step = self._nothing
+            self._step = ResponseReader._nothing
         return True
 
     def _nothing(self, seen: list[Sight]) -> bool:
@@ -205,7 +205,7 @@ class ResponseReader:
 
     def _end(self, seen: list[Sight]) -> None:
         seen.append(("end", None))
-        self._step = self._nothing
+        self._step = ResponseReader._nothing
 
 
 @lru_cache

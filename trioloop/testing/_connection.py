@@ -103,7 +103,7 @@ class FakeConnection:
         name: str,
         method: str,
         note: Callable[..., None],
-        arrived: Callable[[], None],
+        arrived: Callable[[], object],
         going_down: trio.Event,
     ) -> None:
         self.name = name
@@ -118,7 +118,7 @@ class FakeConnection:
         self.state: State = State.REQUEST
         self.write_waits: bool = False  # the application waits for the reader
         self._note = note
-        self._arrived = arrived
+        self.arrived: Callable[[], object] = arrived
         self._going_down = going_down
         self._to_app, self._from_client = trio.open_memory_channel[Message](QUEUE_SIZE)
         self._incoming: deque[Message | Hangup] = deque()  # what the server has not read yet
@@ -254,7 +254,7 @@ class FakeConnection:
             self.closed = True
             self._came.set()
             self.make_room()
-            self._arrived()
+            self.arrived()
 
     # -- the application's call ------------------------------------------------------------------
 
@@ -382,7 +382,7 @@ class FakeConnection:
             if not piece.taken:
                 self.unread.append(piece)
             piece.taken = int(min(piece.size, piece.taken + room))
-            self._arrived()
+            self.arrived()
             if piece.taken == piece.size:
                 return
 

@@ -163,10 +163,12 @@ class ClientSide(Protocol):
     Attributes:
         window: bytes that the "socket" takes before a write waits for the reader.
         wanted: bytes that a reader who has stopped still asks for; they come through any window.
+        arrived: called when there is something for the client to read.
     """
 
     window: float
     wanted: int
+    arrived: Callable[[], object]
 
     @property
     def closed(self) -> bool:

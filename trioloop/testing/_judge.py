@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from .._core._errors import MessageTooLarge, SendTimedOut
 from .._core._reasons import (
@@ -16,7 +16,7 @@ from .._core._reasons import (
     TerminateReason,
     TimedOut,
 )
-from ._laws import TOLD_OF_THE_TEST, Acceptor, LawBroken, Violation
+from ._laws import STEPS, TOLD_OF_THE_TEST, Acceptor, LawBroken, Violation
 
 if TYPE_CHECKING:
     from ._exchange import Exchange
@@ -111,12 +111,12 @@ class Judge:
         by_name, moved = self._by_name, self._moved
         for index in range(first, self._next):
             note = notes[index]
-            _, who, what, _ = note
-            found = by_name.get(who)
+            found = by_name.get(note[1])
             if found is not None:
-                found.follow(index, note)
                 moved.add(found)
-            elif what in TOLD_OF_THE_TEST and who == "test":
+                if note[2] in STEPS:
+                    found.follow(index, note)
+            elif note[2] in TOLD_OF_THE_TEST and note[1] == "test":
                 for acceptor in self._acceptors:
                     acceptor.follow_test(note)
                 self._rested_at = None
@@ -164,8 +164,8 @@ class Judge:
         reason = acceptor.reason
         complete, cut = exchange.complete, exchange.aborted
         if exchange.accepted and type(reason) in CLOSE_CODES:
-            right = acceptor.cancelled or _may_close(reason, exchange.close_code)
-            self._blame(right, 4, acceptor.who, f"{reason!r} closed with {exchange.close_code}")
+            if not (acceptor.cancelled or _may_close(reason, exchange.close_code)):
+                self._blame(4, acceptor.who, f"{reason!r} closed with {exchange.close_code}")
             return
         if isinstance(reason, (Completed, Stopped, TimedOut)):
             right = complete
@@ -177,8 +177,9 @@ class Judge:
             right = cut or isinstance(reason.error, SendTimedOut)  # it may read what had waited
         else:
             right = True
-        seen = "a complete response" if complete else "a cut one" if cut else "no end"
-        self._blame(right, 4, acceptor.who, f"it ended with {reason!r}, and the client saw {seen}")
+        if not right:
+            seen = "a complete response" if complete else "a cut one" if cut else "no end"
+            self._blame(4, acceptor.who, f"it ended with {reason!r}, and the client saw {seen}")
 
     def _check_jitter(self) -> None:
         told = [
@@ -188,11 +189,8 @@ class Judge:
             and exchange.complete
             and (exchange.retry or 0) >= MIN_RETRY
         ]
-        alike = len(told) >= 3 and len(set(told)) == 1
-        self._blame(
-            not alike, 8, "hub", f"{len(told)} clients shall all come back after {told[:1]} ms"
-        )
+        if len(told) >= 3 and len(set(told)) == 1:
+            self._blame(8, "hub", f"{len(told)} clients shall all come back after {told[:1]} ms")
 
-    def _blame(self, fact: bool, law: int, who: str, sentence: str) -> None:  # noqa: FBT001
-        if not fact:
-            raise LawBroken(Violation(law, sentence, self._next, self._world.now(), who))
+    def _blame(self, law: int, who: str, sentence: str) -> NoReturn:
+        raise LawBroken(Violation(law, sentence, self._next, self._world.now(), who))

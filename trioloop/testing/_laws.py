@@ -11,9 +11,9 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from .._core._commands import (
     CancelTimer,
@@ -199,16 +199,13 @@ class Acceptor:
     # -- following -------------------------------------------------------------------------------
 
     def follow(self, index: int, note: Note) -> None:
-        """Follow what the handler or its client did.
+        """Follow what the handler or its client did, one of `STEPS`: the others harm nobody.
 
         Raises:
             LawBroken: it cannot have happened.
         """
-        time, who, what, detail = note
-        step = (_STEPS if who == self.who else _STEPS_OF_CLIENTS).get(what)
-        if step is not None:
-            self._index, self._time = index, time
-            step(self, detail)
+        self._index, (self._time, _, what, detail) = index, note
+        STEPS[what](self, detail)
 
     def _break(self, law: int, sentence: str) -> NoReturn:
         # For all laws, in one line: Hypothesis tells failures apart by where they are raised.
@@ -693,7 +690,7 @@ def _text(data: str | bytes | None) -> str:
 
 _Step = Callable[[Acceptor, Any], None]
 
-_STEPS: dict[str, _Step] = {
+STEPS: Final[Mapping[str, _Step]] = {
     "accepts": Acceptor._accepts,  # noqa: SLF001
     "accepts own": Acceptor._accepts_own,  # noqa: SLF001
     "refuses": Acceptor._refuses,  # noqa: SLF001
@@ -724,9 +721,7 @@ _STEPS: dict[str, _Step] = {
     "terminate": Acceptor._terminate,  # noqa: SLF001
     "terminate returned": Acceptor._terminate_returned,  # noqa: SLF001
     "terminate raised": Acceptor._terminate_returned,  # noqa: SLF001
-}
-
-_STEPS_OF_CLIENTS: dict[str, _Step] = {
+    # What clients and their connections do:
     "disconnects": Acceptor._disconnects,  # noqa: SLF001
     "closes": Acceptor._closes,  # noqa: SLF001
     "stalls": Acceptor._stalls,  # noqa: SLF001
@@ -738,7 +733,7 @@ _STEPS_OF_CLIENTS: dict[str, _Step] = {
     "is given up": Acceptor._is_given_up,  # noqa: SLF001
     "is cancelled": Acceptor._is_cancelled,  # noqa: SLF001
 }
-"""What clients and their connections do, as far as it matters."""
+"""What handlers and their clients do, as far as it matters."""
 
 
 def _idle_was_due(acceptor: Acceptor, reason: Any) -> tuple[bool, str]:

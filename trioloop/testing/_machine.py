@@ -26,6 +26,7 @@ import trio
 from hypothesis import currently_in_test_context, note, settings
 from hypothesis import strategies as st
 from hypothesis.control import cleanup
+from hypothesis.errors import StopTest, UnsatisfiedAssumption
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -61,6 +62,9 @@ from ._world import Worker
 
 GRID: Final = 8
 """Durations are drawn in eighths of a second: sums stay exact in floats, so ties are real."""
+
+GIVEN_UP: Final = (StopTest, UnsatisfiedAssumption)
+"""How Hypothesis ends an example that has not failed."""
 
 MAX_CLIENTS: Final = 4
 """Clients at a time."""
@@ -565,7 +569,8 @@ class HandlerMachine(RuleBasedStateMachine):
         Hypothesis keeps the machine for a while. A collection would pass over all that hangs on it,
         to find it dead only the next time.
         """
-        if self.failure is None:
+        if self.failure is None or isinstance(self.failure, GIVEN_UP):
+            self.sim._let_go()  # noqa: SLF001 - one thing in two parts
             vars(self).clear()
         gc.enable()
 

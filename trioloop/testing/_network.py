@@ -28,7 +28,7 @@ class MemorySocket:
 
     Args:
         network: tells its news.
-        wrote: called when there is something for the client to read.
+        arrived: called when there is something for the client to read.
 
     Attributes:
         window: unread bytes that it may hold.
@@ -38,9 +38,9 @@ class MemorySocket:
         gone: nobody reads any more.
     """
 
-    def __init__(self, network: MemoryNews, wrote: Callable[[], object]) -> None:
+    def __init__(self, network: MemoryNews, arrived: Callable[[], object]) -> None:
         self._network = network
-        self._wrote = wrote
+        self.arrived: Callable[[], object] = arrived
         self._number = network.number(self)
         self._incoming = bytearray()
         self._ended = False  # the client sends nothing more
@@ -131,7 +131,7 @@ class MemorySocket:
         if room < len(data):
             data = data[: int(room)]
         self.unread += data
-        self._wrote()
+        self.arrived()
         return len(data)
 
     def _raise_reset(self) -> NoReturn:
@@ -142,7 +142,7 @@ class MemorySocket:
     def shutdown(self, how: int) -> None:
         """End the sending side."""
         self.closed = True
-        self._wrote()
+        self.arrived()
 
     def setsockopt(self, *args: Any) -> None:
         """It has none."""
@@ -150,7 +150,7 @@ class MemorySocket:
     def close(self) -> None:
         """Close it."""
         self.closed = True
-        self._wrote()
+        self.arrived()
 
 
 class MemoryNews:
@@ -186,7 +186,9 @@ class MemoryNews:
     def register(self, number: int, events: int) -> None:
         """See ``News``. What has come already is read without news of it."""
         self._expected[number] = events
-        self.post(number, self._sockets[number].events & HUNG_UP)
+        hung_up = self._sockets[number].events & HUNG_UP
+        if hung_up:
+            self.post(number, hung_up)
 
     def modify(self, number: int, events: int) -> None:
         """See ``News``."""

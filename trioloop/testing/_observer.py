@@ -71,6 +71,13 @@ class Observed:
             if method is not None:  # only a WebSocket receives
                 own[callback] = partial(call, callback, method)
 
+    def leave(self) -> None:
+        """Observe no more: the handler and its mailbox are as they were."""
+        for callback in CALLBACKS:
+            self.handler.__dict__.pop(callback, None)
+        self._households.clear()
+        stop_observing(self.machine.mailbox, self.machine)
+
     def note(self, what: str, detail: Any = None) -> None:
         """Write down what the handler, or somebody with it, did."""
         self._journal.note(self.name, what, detail)
@@ -259,3 +266,10 @@ def observe_mailbox(mailbox: Mailbox, machine: Machine, observed: Observed) -> N
     coalescing = isinstance(mailbox, CoalescingMailbox)
     mailbox.__class__ = _ObservedCoalescingMailbox if coalescing else _ObservedMailbox
     mailbox.owner = _ObservedOwner(machine, observed)
+
+
+def stop_observing(mailbox: Mailbox, machine: Machine) -> None:
+    """Let it be what it was."""
+    coalescing = isinstance(mailbox, CoalescingMailbox)
+    mailbox.__class__ = CoalescingMailbox if coalescing else Mailbox
+    mailbox.owner = machine

@@ -50,7 +50,6 @@ class OwnWorker:
 
     Attributes:
         patience: seconds for which a client may take nothing.
-        ready: set when whatever belongs to the server waits for clients.
     """
 
     patience: Final = Settings().send_timeout
@@ -59,34 +58,26 @@ class OwnWorker:
         self._app = app
         self._notice = notice
         self._news = MemoryNews()
-        self.ready: trio.Event = trio.Event()
         self._worker: Worker | None = None
         self._nursery: trio.Nursery | None = None
 
-    async def run(self, around: trio.Nursery, name: str) -> None:
-        """Serve, until cancelled.
-
-        Args:
-            around: where the server's own tasks run, and its faults.
-            name: of those tasks.
-        """
-        worker = _Worker(self._call, _CONFIG, around, self._notice, self._news)
-        around.start_soon(worker.run, name=name)
-        async with trio.open_nursery() as self._nursery:
-            worker.cancellation.happens_with(self._nursery)
-            self._worker = worker
-            self._around = Surroundings(
-                tls=False,
-                client=("127.0.0.1", 50000),
-                server=("127.0.0.1", 8000),
-                root_path="",
-                state={},
-                wait_for_shutdown=worker.wait_for_shutdown(),
-            )
-            for _ in range(2):  # until its tasks have started theirs
-                await trio.lowlevel.checkpoint()
-            self.ready.set()
-            await trio.sleep_forever()
+    async def run(self) -> None:
+        """Serve, until cancelled."""
+        async with trio.open_nursery() as around:
+            worker = _Worker(self._call, _CONFIG, around, self._notice, self._news)
+            worker.start()
+            async with trio.open_nursery() as self._nursery:
+                worker.cancellation.happens_with(self._nursery)
+                self._worker = worker
+                self._around = Surroundings(
+                    tls=False,
+                    client=("127.0.0.1", 50000),
+                    server=("127.0.0.1", 8000),
+                    root_path="",
+                    state={},
+                    wait_for_shutdown=worker.wait_for_shutdown(),
+                )
+                await trio.sleep_forever()
 
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
         connection = _current.get()

@@ -295,6 +295,11 @@ class Simulation:
             if self._outcome is not None:
                 Simulation._running = None
 
+    def _let_go(self) -> None:
+        """Nobody needs it any more, and it has broken no law; see ``World.let_go``."""
+        self._judge = None
+        self._world.let_go()
+
     def _end_run(self) -> None:
         self._world.journal.note("test", "ends the run")
         for step in (self._world.stop, self._cancel_all, self._lose_readers):

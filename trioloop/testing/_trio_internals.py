@@ -62,12 +62,14 @@ class GuestRun:
     def __init__(self) -> None:
         self._next: Callable[[], object] | None = None
         self._inside: Any = None
+        self._known: Any = None  # the guest run, when its inside is what it was
 
     def take(self, step: Callable[[], object]) -> None:
         """Trio's next step: it is ``run_sync_soon_not_threadsafe``."""
         guest = getattr(step, "__self__", None)
-        self._inside = guest if _is_known(guest) else None
-        self._next = step
+        if guest is not self._known:
+            self._known = guest if _is_known(guest) else None
+        self._inside, self._next = self._known, step
 
     @property
     def is_over(self) -> bool:

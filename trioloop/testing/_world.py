@@ -38,7 +38,7 @@ Worker: TypeAlias = Literal["trioloop", "stock"]
 """Whose connections serve, as for ``trioloop serve --worker``."""
 
 _SERVER: Final = "<server>"
-"""The tasks of trioloop's own worker."""
+"""The task of trioloop's own worker."""
 
 _served: ContextVar[Exchange] = ContextVar("_served")
 """The exchange for which the current task serves; tasks that it starts inherit it."""
@@ -96,13 +96,14 @@ class World:
     async def start(self, nursery: trio.Nursery) -> None:
         """The server starts, and then the application."""
         if self._own is not None:
-            nursery.start_soon(self._run_worker, self._own, nursery, name=_SERVER)
-            await self._own.ready.wait()
+            nursery.start_soon(self._run_worker, self._own, name=_SERVER)
+            for _ in range(2):  # until its tasks wait
+                await trio.lowlevel.checkpoint()
         nursery.start_soon(self.run_lifespan, name="lifespan")
 
-    async def _run_worker(self, worker: OwnWorker, nursery: trio.Nursery) -> None:
+    async def _run_worker(self, worker: OwnWorker) -> None:
         acts_for_the_application.set(True)
-        await worker.run(nursery, _SERVER)
+        await worker.run()
 
     async def run_lifespan(self) -> None:
         """The server's side of the lifespan protocol, as Hypercorn speaks it."""
@@ -117,7 +118,6 @@ class World:
             return {"type": "lifespan.shutdown"}
 
         async def send(message: Message) -> None:
-            await trio.lowlevel.checkpoint()
             if message["type"] == "lifespan.startup.complete":
                 self._started.set()
             elif message["type"].endswith("failed"):
@@ -261,6 +261,19 @@ class World:
             raise RuntimeError(f"{exchange!r} has not ended; disconnect() comes first")
         return reconnection(exchange)
 
+    def let_go(self) -> None:
+        """Part those who hold each other: nobody needs the world any more.
+
+        Then each goes with whoever has it last. A collection would pass over all of them, in the
+        middle of somebody else's time.
+        """
+        for observed in self.handlers:
+            observed.leave()
+        for exchange in self.exchanges:
+            exchange.connection.arrived = _tell_nobody
+        self.handlers.clear()
+        self.exchanges.clear()
+
     # -- observation -----------------------------------------------------------------------------
 
     def observe(self, machine: Machine) -> None:
@@ -284,6 +297,10 @@ def _make_own(app: ASGIApp, notice: trio.Event) -> OwnWorker:
     from ._own_worker import OwnWorker  # it imports all of Hypercorn
 
     return OwnWorker(app, notice)
+
+
+def _tell_nobody() -> None:
+    """There is something to read, which nobody wants."""
 
 
 class _Hooks:
