@@ -591,7 +591,7 @@ class T2(WireSimulation):
                 return False
             read = [exchange.pull() for exchange in self.exchanges]
             for _ in range(2):
-                self._run.go_on()
+                self._run.look()
                 if self._outcome is not None:
                     return False
             if any(read) or trio.lowlevel.current_statistics().tasks_runnable:

@@ -109,14 +109,14 @@ class Judge:
         notes = self._world.journal.notes
         first, self._next = self._next, len(notes)
         by_name, moved = self._by_name, self._moved
-        for index in range(first, self._next):
-            note = notes[index]
-            found = by_name.get(note[1])
+        for index, note in enumerate(notes[first:], start=first):
+            _, who, what, _ = note
+            found = by_name.get(who)
             if found is not None:
                 moved.add(found)
-                if note[2] in STEPS:
+                if what in STEPS:
                     found.follow(index, note)
-            elif note[2] in TOLD_OF_THE_TEST and note[1] == "test":
+            elif what in TOLD_OF_THE_TEST and who == "test":
                 for acceptor in self._acceptors:
                     acceptor.follow_test(note)
                 self._rested_at = None

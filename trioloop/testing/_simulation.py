@@ -237,11 +237,10 @@ class Simulation:
         for ticks in range(MAX_TICKS):
             if run.is_over:
                 return
-            if run.rests(now):
+            if not run.go_on(now):
                 if ticks and run.io_tasks > self._io_tasks:
                     self._refuse_io()
                 return
-            run.go_on()
         raise SimulationError(
             f"livelock at t={self.now():g}: something still runs after {MAX_TICKS} steps"
         )

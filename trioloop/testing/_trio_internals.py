@@ -76,20 +76,6 @@ class GuestRun:
         """Whether there is no step to make: the run has ended, or is making one."""
         return self._next is None
 
-    def rests(self, now: float) -> bool:
-        """Whether all tasks wait, and no deadline has come.
-
-        Args:
-            now: the time of the run's clock, in seconds.
-        """
-        if self._inside is None:
-            told = trio.lowlevel.current_statistics()
-            busy = told.tasks_runnable or told.run_sync_soon_queue_size
-        else:
-            runner = self._inside.runner
-            busy = runner.runq or runner.entry_queue.size()
-        return not busy and self.wait(now) > 0
-
     def wait(self, now: float) -> float:
         """Seconds to the next deadline; ``math.inf`` when there is none.
 
@@ -117,14 +103,35 @@ class GuestRun:
             + getattr(io, "tasks_waiting_overlapped", 0)
         )
 
-    def go_on(self) -> None:
-        """Make the next step."""
-        run, step, self._next = self._inside, self._next, None
+    def go_on(self, now: float) -> bool:
+        """Make the next step; false when all tasks wait, and no deadline has come.
+
+        Args:
+            now: the time of the run's clock, in seconds.
+        """
+        run = self._inside
+        if run is None:
+            told = trio.lowlevel.current_statistics()
+            called, runnable = told.run_sync_soon_queue_size, told.tasks_runnable
+        else:
+            called, runnable = run.runner.entry_queue.size(), run.runner.runq
+        if not (called or runnable) and self.wait(now) > 0:
+            return False
+        if run is None or called:
+            self.look()
+        else:
+            self._go_on_inside(run)
+        return True
+
+    def look(self) -> None:
+        """Make a step as Trio makes it, with a look at I/O."""
+        step, self._next = self._next, None
         assert step is not None
-        if run is None or run.runner.entry_queue.size():
-            self._inside = None
-            step()
-            return
+        self._inside = None
+        step()
+
+    def _go_on_inside(self, run: Any) -> None:
+        step, self._next = self._next, None
         before, _library.name = _library.name, "trio"
         try:
             run.unrolled_run_gen.send(_NO_EVENTS)
