@@ -109,3 +109,11 @@ def test_an_error_of_trios_own_is_told():
     with pytest.raises(trio.TrioInternalError), Simulation(App()) as sim:
         trio.lowlevel.spawn_system_task(fail)
         sim.settle()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_of_a_run_that_rests_one_task_waits_for_real_io(known, monkeypatch):
+    if not known:
+        monkeypatch.setattr(_trio_internals, "_OF_A_RUNNER", ("another_name",))
+    with Simulation(App()) as sim:
+        assert sim._run.io_tasks == _trio_internals.IO_TASKS_OF_TRIO

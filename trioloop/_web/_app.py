@@ -144,6 +144,8 @@ class App(Starlette):
             return stack
 
         def shortest_way(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            if scope["type"] == "lifespan":  # which the rest of the stack lets pass
+                return self.router(scope, receive, send)
             route = self._find_handler_route(scope)
             return (stack if route is None else route.app)(scope, receive, send)
 

@@ -34,7 +34,7 @@ from ._laws import Violation
 from ._observer import Observed
 from ._schedule import Policy, Schedule
 from ._timeline import timeline
-from ._trio_internals import GuestRun, scheduled_by
+from ._trio_internals import IO_TASKS_OF_TRIO, GuestRun, scheduled_by
 from ._world import (
     Worker,
     World,
@@ -122,8 +122,7 @@ class Simulation:
         self._outcome: outcomes.Outcome[None] | None = None
         self._closed = False
         self._thread_error: SimulationError | None = None
-        self._begun = trio.Event()
-        self._io_tasks = math.inf  # tasks of Trio's own that wait for real I/O
+        self._io_tasks = math.inf  # those that may wait for real I/O
         self.in_plan: bool = False  # what the test has asked for with `later` happens
         self.made_at: str = _line_of_caller()
         self.stuck: list[str] = []
@@ -191,9 +190,7 @@ class Simulation:
                 self._judge.finish()
 
     def _start_up(self) -> None:
-        self._settle()
-        self._io_tasks = self._run.io_tasks
-        self._begun.set()
+        self._io_tasks = IO_TASKS_OF_TRIO
         self.settle()
         if not self._world.started:
             raise SimulationError("the application's lifespan did not complete its start-up")
@@ -202,7 +199,6 @@ class Simulation:
         limiter: Any = trio.to_thread.current_default_thread_limiter()
         limiter.acquire_on_behalf_of = self._refuse_thread
         async with trio.open_nursery() as self._nursery:
-            await self._begun.wait()
             await self._world.start(self._nursery)
             await trio.sleep_forever()
 

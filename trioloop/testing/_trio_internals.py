@@ -27,6 +27,9 @@ AVAILABLE: bool = all(
     hasattr(_trio_run, name) for name in ("_r", "_ALLOW_DETERMINISTIC_SCHEDULING")
 )
 
+IO_TASKS_OF_TRIO: Final = 1
+"""Tasks of Trio's own that wait for real I/O: one, for calls from outside of the run."""
+
 _library: Any = getattr(_trio_run, "sniffio_library", None)
 """Where Trio says that it runs, for whoever asks sniffio."""
 
@@ -89,7 +92,7 @@ class GuestRun:
 
     @property
     def io_tasks(self) -> int:
-        """How many tasks wait for real I/O, on any platform; one of them is Trio's own.
+        """How many tasks wait for real I/O, on any platform; `IO_TASKS_OF_TRIO` among them.
 
         Of two that wait for one file, one is counted.
         """
