@@ -60,8 +60,9 @@ class Watcher:
 @asynccontextmanager
 async def watching(errors=None):
     """A `Readiness` that runs."""
-    readiness = Readiness((errors or Arrivals()).put, Turns(), Epoll())
     async with trio.open_nursery() as nursery:
+        turns = Turns(nursery.start_soon)
+        readiness = Readiness((errors or Arrivals()).put, turns, Epoll())
         nursery.start_soon(readiness.run)
         yield readiness
         nursery.cancel_scope.cancel()

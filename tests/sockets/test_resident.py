@@ -836,6 +836,37 @@ async def test_a_handler_that_has_ended_is_not_kept_by_who_handled_its_last_mess
         assert alive[0]() is None
 
 
+async def test_what_is_in_the_context_of_a_request_ends_with_its_connection():
+    """Tasks that it is the first to need, and that go on, have a context of their own."""
+    alive = []
+
+    class Value:
+        pass
+
+    async def sets_a_variable(scope, receive, send):
+        if scope["type"] == "http":
+            variable.set(Value())
+            alive.append(weakref.ref(variable.get()))
+        await app(scope, receive, send)
+
+    variable = contextvars.ContextVar("variable")
+    watch = Watch()
+    app = App()
+    app.route("/", obedient("event stream", watch))
+    async with stock_server(sets_a_variable) as server:
+        for _ in range(2):
+            async with server.client() as client:
+                await client.request()
+                ref = await watch.ref()
+                for _ in range(2):  # for the handler, and then for the dispatcher
+                    ref.send_nowait(lambda _: ServerSentEvent("hello"))
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            await ref.wait_ended()
+        gc.collect()
+        first, _ = alive
+        assert first() is None
+
+
 @pytest.fixture
 def free_of_collection():
     gc.collect()

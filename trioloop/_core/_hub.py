@@ -15,7 +15,9 @@ import random as random_module
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from threading import get_ident
 from typing import Any, TypeAlias, final
 
@@ -101,6 +103,7 @@ class HubCore:
         self.dispatcher: Dispatcher = Dispatcher(self._serve_residents)
         self._clock: Clock | None = None
         self._services: list[trio.CancelScope] = []  # what handlers in tasks of others need
+        self._own_context = Context()  # not that of whoever needs a service first
         self._machines: dict[Machine, None] = {}
         self._emptied: trio.Event | None = None
         self._nursery: trio.Nursery | None = None
@@ -137,6 +140,7 @@ class HubCore:
             raise RuntimeError("this hub is running already; a hub runs once at a time")
         self.draining = False
         self._token = trio.lowlevel.current_trio_token()
+        self._own_context = copy_context()
         self._thread = get_ident()
         self.now = trio.lowlevel.current_clock().current_time
         try:
@@ -184,7 +188,7 @@ class HubCore:
             with scope:
                 await service()
 
-        self._nursery.start_soon(run, name=service)
+        self._own_context.run(partial(self._nursery.start_soon, run, name=service))
 
     async def _wait_until_empty(self) -> None:
         # Some handlers live in tasks that are not the hub's.
@@ -202,7 +206,7 @@ class HubCore:
             await wait()
             self.shut_down()
 
-        self._nursery.start_soon(drain)
+        self._own_context.run(self._nursery.start_soon, drain)
 
     def run_in_background(self, function: Callable[[], Awaitable[object]]) -> None:
         """Run something until it returns or the hub ends. It must not raise."""

@@ -12,6 +12,7 @@ The laws of this file:
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import trio
@@ -26,6 +27,7 @@ class Cancellation:
 
     def __init__(self, report: Callable[[Exception], object]) -> None:
         self._report = report
+        self._own_context = copy_context()  # not that of the request that comes first
         self._functions: dict[object, Callable[[], object]] = {}
         self._nursery: trio.Nursery | None = None
         self._waits = False
@@ -41,7 +43,7 @@ class Cancellation:
         self._functions[key] = function
         if not self._waits and self._nursery is not None:
             self._waits = True
-            self._nursery.start_soon(self._wait)
+            self._own_context.run(self._nursery.start_soon, self._wait)
 
     def remove(self, key: object) -> None:
         """Do not call the function with this key, if there is one."""

@@ -11,7 +11,7 @@ The laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -69,9 +69,15 @@ class Group(Generic[T]):
 
 
 class Clock:
-    """Looks at all groups, in a task of its own."""
+    """Looks at all groups, in a task of its own.
 
-    def __init__(self) -> None:
+    Args:
+        start: runs that task, as soon as there is a deadline.
+    """
+
+    def __init__(self, start: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
+        self._start = start
+        self._started = False
         self._groups: list[Group[object]] = []
         self._nap: trio.CancelScope | None = None
         self.next_look: float = math.inf
@@ -85,11 +91,13 @@ class Clock:
     def look_at(self, when: float) -> None:
         """Look no later than at this time."""
         self.next_look = when
-        if self._nap is not None:
+        if not self._started:
+            self._started = True
+            self._start(self._run)
+        elif self._nap is not None:
             self._nap.deadline = when
 
-    async def run(self) -> None:
-        """Look, until cancelled."""
+    async def _run(self) -> None:
         while True:
             now = trio.current_time()
             self.next_look = math.inf  # lowered by who is told, and sets another deadline

@@ -11,6 +11,7 @@ The laws of this file:
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import trio
@@ -30,9 +31,15 @@ class Flushable(Protocol):
 
 
 class Turns:
-    """Writes at the end of each turn, in a task of its own."""
+    """Writes at the end of each turn, in a task of its own.
 
-    def __init__(self) -> None:
+    Args:
+        start: runs that task, as soon as there is something to write.
+    """
+
+    def __init__(self, start: Callable[[Callable[[], Awaitable[None]]], object]) -> None:
+        self._start = start
+        self._started = False
         self._waiting: list[Flushable] = []
         self._parked: trio.lowlevel.Task | None = None
         self._held = False
@@ -56,7 +63,7 @@ class Turns:
     def add(self, item: Flushable) -> None:
         """Flush this one at the end of the turn."""
         self._waiting.append(item)
-        if self._parked is not None and not self._held:
+        if not self._held:
             self._wake()
 
     def hold(self) -> None:
@@ -73,12 +80,14 @@ class Turns:
             self._wake()
 
     def _wake(self) -> None:
-        if self._parked is not None:
+        if not self._started:
+            self._started = True
+            self._start(self._run)
+        elif self._parked is not None:
             parked, self._parked = self._parked, None
             trio.lowlevel.reschedule(parked)
 
-    async def run(self) -> None:
-        """Write, until cancelled."""
+    async def _run(self) -> None:
         while True:
             if not self._waiting:
                 self._parked = trio.lowlevel.current_task()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -94,11 +95,12 @@ class Worker:
         self.nursery: trio.Nursery = nursery
         self.log = config.log
         self.access: AccessLog = AccessLog(config.log)
-        self.turns: Turns = Turns()
+        self.turns: Turns = Turns(self._run_soon)
         self.readiness = None if news is None else Readiness(self.report, self.turns, news)
         self.cancellation: Cancellation = Cancellation(self.report)
         self._notice = notice
-        self._clock = Clock()
+        self._own_context = copy_context()
+        self._clock = Clock(self._run_soon)
         self._config = config
         self.connections: dict[Connection, None] = {}  # in their order
         self._context: WorkerContext | None = None
@@ -116,12 +118,14 @@ class Worker:
         self.pumps: Group[WebSocket] = self._clock.group(_websocket.PUMP_SECONDS, _pump)
 
     def start(self) -> None:
-        """Look at the clock, and write at the end of turns, from now on."""
-        self.nursery.start_soon(self._clock.run)
-        self.nursery.start_soon(self.turns.run)
+        """Watch the sockets, and wait for the drain, from now on."""
         if self.readiness is not None:
             self.nursery.start_soon(self.readiness.run, name="readiness")
         self.nursery.start_soon(self._drain)
+
+    def _run_soon(self, service: Callable[[], Awaitable[None]]) -> None:
+        """Start a task of the worker's own, which is not that request's by which it is needed first."""
+        self._own_context.run(self.nursery.start_soon, service)
 
     @property
     def draining(self) -> bool:
