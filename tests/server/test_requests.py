@@ -15,7 +15,7 @@ from support.asgi import (
 )
 from support.sockets import Arrivals, Cut, request_bytes
 
-from trioloop.server._transport import ClientGone
+from trioloop.server._transport import ClientGone, SocketTransport
 
 CHUNKED = [("transfer-encoding", "chunked")]
 
@@ -204,6 +204,36 @@ async def test_a_client_that_expects_it_is_told_to_continue_when_the_body_is_wan
         assert patience.cancelled_caught, "it is not wanted yet"
         go_on.set()
         assert await client.receive() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await client.send(b"abc")
+        assert (await client.answer()).body == b"abc"
+
+
+async def test_that_a_body_is_wanted_is_told_although_the_receive_was_cancelled(monkeypatch):
+    """It stands behind an answer that the client has not taken yet."""
+    cancelled, taken = trio.Event(), trio.Event()
+    send_rest = SocketTransport.send_rest
+
+    async def send_when_taken(self, data, timeout):
+        await taken.wait()
+        await send_rest(self, data, timeout)
+
+    async def app(scope, receive, send):
+        if scope["method"] == "POST":
+            with trio.move_on_after(0):
+                await receive()
+            cancelled.set()
+        await answer(send, await read_body(receive))
+
+    monkeypatch.setattr(SocketTransport, "send_nowait", lambda self, data: 0)
+    monkeypatch.setattr(SocketTransport, "send_rest", send_when_taken)
+    async with serving_app(app) as (_, client):
+        headers = [("expect", "100-continue"), ("content-length", "3")]
+        await client.send(request_bytes() + request_bytes("POST", headers=headers))
+        await cancelled.wait()
+        taken.set()
+        answers = b""
+        while not answers.endswith(b"\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"):
+            answers += await client.receive()
         await client.send(b"abc")
         assert (await client.answer()).body == b"abc"
 

@@ -1,5 +1,6 @@
 """WebSockets: handshake, messages, closing, pings. Clauses are of RFC 6455."""
 
+import os
 import zlib
 
 import pytest
@@ -26,6 +27,7 @@ from support.websocket_peer import (
 )
 
 from trioloop.server import _websocket
+from trioloop.server._connection import MAX_PENDING, Connection
 from trioloop.server._transport import ClientGone
 
 
@@ -654,6 +656,91 @@ async def test_what_is_sent_soon_to_a_slow_client_is_refused_and_nothing_is_lost
         count = await counts.next()
         for number in range(count + 1):
             assert await frames.next() == (BINARY, b"%010d" % number * 3000)
+
+
+async def test_a_message_that_is_cancelled_behind_others_ends_the_connection():
+    """It was compressed: without it nobody could inflate what follows."""
+    ended = trio.Event()
+
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept", "deflate": True})
+        while soon(scope, data_message(data=os.urandom(30_000))):
+            await trio.lowlevel.checkpoint()
+        with trio.move_on_after(0):
+            await send(data_message("hole"))
+        with pytest.raises(ClientGone):
+            await send(data_message("hole"))
+        ended.set()
+
+    async with serving_app(None, websocket, receive_buffer=4096) as (_, client):
+        await opened(client, headers=OFFER)
+        await ended.wait()
+
+
+async def test_an_answer_to_a_ping_behind_a_slow_message_outlives_the_receive_that_wrote_it():
+    counts: Arrivals = Arrivals()
+    pinged, cancelled = trio.Event(), trio.Event()
+
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        count = 1
+        while soon(scope, data_message(data=bytes(30_000))):
+            count += 1
+            await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, data_message(data=bytes(30_000)))
+            counts.put(count)
+            await pinged.wait()
+            with trio.move_on_after(0.05):
+                await receive()
+            cancelled.set()
+        await receive()
+
+    async with serving_app(None, websocket, receive_buffer=4096) as (_, client):
+        frames = await opened(client)
+        count = await counts.next()
+        await client.send(frame(PING, b"there?"))
+        pinged.set()
+        await cancelled.wait()
+        for _ in range(count):
+            assert (await frames.next())[0] == BINARY
+        assert await frames.next() == (PONG, b"there?")
+
+
+async def test_answers_to_pings_do_not_pile_up_however_often_a_receive_is_cancelled(monkeypatch):
+    waiting: list[int] = []
+    append = Connection.append
+    slow, done = trio.Event(), trio.Event()
+
+    def noted(self, data):
+        append(self, data)
+        waiting.append(self._pending_size)
+
+    async def websocket(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        while soon(scope, data_message(data=bytes(30_000))):
+            await trio.lowlevel.checkpoint()
+        monkeypatch.setattr(Connection, "append", noted)
+        slow.set()
+        for _ in range(20):
+            with trio.move_on_after(0.01):
+                await receive()
+        done.set()
+        await trio.sleep_forever()
+
+    async with (
+        serving_app(None, websocket, receive_buffer=4096) as (_, client),
+        trio.open_nursery() as nursery,
+    ):
+        await opened(client)
+        await slow.wait()
+        nursery.start_soon(client.send, frame(PING, bytes(125)) * 100_000)
+        await done.wait()
+        nursery.cancel_scope.cancel()
+    assert 0 < max(waiting) < 3 * MAX_PENDING
 
 
 async def test_more_than_fits_into_one_turn_is_sent_soon_to_a_client_that_reads():

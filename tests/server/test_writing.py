@@ -1,15 +1,27 @@
 """Writing: to clients that do not read, that leave, and what they see of it."""
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 from support.asgi import answer, body, serving_app, settle, start
-from support.sockets import MORE_THAN_BUFFERS, Arrivals, Client, request_bytes, stock_server
+from support.sockets import (
+    MORE_THAN_BUFFERS,
+    Arrivals,
+    Client,
+    Cut,
+    Watch,
+    request_bytes,
+    stock_server,
+)
 
+from trioloop import App, EventStreamHandler, Failed, SendTimedOut, ServerSentEvent
 from trioloop.server import _turns
+from trioloop.server._connection import Connection
 from trioloop.server._transport import ClientGone, SocketTransport
 
 TLS = Path(__file__).parents[1] / "serving" / "tls"
@@ -128,6 +140,35 @@ async def test_a_cancelled_write_cuts_the_connection():
         with pytest.raises(trio.BrokenResourceError):
             while await client._stream.receive_some():
                 await trio.sleep(0.001)
+
+
+@pytest.mark.parametrize("length", [None, MORE_THAN_BUFFERS + 8])
+async def test_a_write_that_is_cancelled_behind_another_cuts_the_connection(length):
+    """It has been counted: without it the response would have a hole that no client can see."""
+    cancelled = trio.Event()
+
+    async def app(scope, receive, send):
+        await send(start(headers=[] if length is None else [(b"content-length", b"%d" % length)]))
+
+        async def send_much():
+            with suppress(ClientGone):
+                await send(body(bytes(MORE_THAN_BUFFERS), more=True))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_much)
+            await settle()
+            with trio.move_on_after(0):
+                await send(body(b"hole", more=True))
+            cancelled.set()
+        with suppress(ClientGone):
+            await send(body(b"last"))
+
+    async with serving_app(app, receive_buffer=4096) as (_, client):
+        await client.request()
+        await client.request(path="/alive")  # whose answer would become a part of this one
+        await cancelled.wait()
+        with pytest.raises(Cut):
+            await client.answer()
 
 
 async def test_an_answer_before_the_body_has_come_reaches_its_client():
@@ -397,8 +438,12 @@ def tls():
     return settings, context
 
 
+async def tcp_client(server):
+    return await trio.open_tcp_stream("127.0.0.1", server.port)
+
+
 async def tls_client(server, context):
-    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    stream = await tcp_client(server)
     return trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)
 
 
@@ -458,6 +503,54 @@ async def test_the_disconnect_of_a_tls_client_is_seen(tls):
         await settle()
         await stream.aclose()
         await gone.wait()
+
+
+class Pouring(EventStreamHandler):
+    """Sends events without end, each when the server has begun to write the one before."""
+
+    send_timeout = 0.2
+
+    def init(self, request):
+        self.ref.send_nowait("more")
+
+    async def info(self, message):
+        await trio.testing.wait_all_tasks_blocked()
+        self.ref.send_nowait(message)
+        return ServerSentEvent("x" * 50_000)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("watcher", ["epoll", "trio"], indirect=True)
+async def test_a_client_that_does_not_read_is_dropped_after_the_send_timeout_of_its_handler(
+    monkeypatch, tls, secure
+):
+    """Not after that of the server, which has taken an event to write it by itself."""
+    settings, context = tls
+    watch, closed = Watch(), trio.Event()
+    run = Connection.run
+
+    async def noted(self):
+        try:
+            return await run(self)
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(Connection, "run", noted)
+    monkeypatch.setattr(Pouring, "terminate", watch.ended)
+    app = App()
+    app.route("/", Pouring)
+    async with stock_server(app, send_timeout=1000, **(settings if secure else {})) as server:
+        stream = await (tls_client(server, context) if secure else tcp_client(server))
+        client = Client(stream)
+        await client.request()
+        reason = await watch.reason()
+        assert isinstance(reason, Failed)
+        assert isinstance(reason.error, SendTimedOut)
+        assert reason.error.seconds == Pouring.send_timeout
+        await closed.wait()
+        with pytest.raises(Cut):
+            await client.answer()
+        await trio.aclose_forcefully(stream)
 
 
 async def test_a_handshake_that_is_none_harms_nobody(tls):

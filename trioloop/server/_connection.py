@@ -7,6 +7,8 @@ The laws of this file:
 * Requests are answered in their order; the next is parsed when the last is answered.
 * What a request leaves in the context of its task is gone with it.
 * A connection that is lost stays lost: whoever uses it from then on gets an `OSError`.
+* A write that is cancelled cuts the connection, whether it has begun or waits for its turn: it has
+  been counted and framed, and what follows would stand behind a hole that no client sees.
 * Nothing that happens here leaves `run` but cancellation and what ends the whole process.
 """
 
@@ -403,6 +405,10 @@ class Connection:
             await self._write_alone(data)
         finally:
             lock.release()
+        self._go_on(lock)
+
+    def _go_on(self, lock: trio.Lock) -> None:
+        """One has had its turn: if it was the last, the client is not slow any more."""
         if not lock.locked():
             self._slow = None
             if self._pending:
@@ -414,19 +420,14 @@ class Connection:
         """Wait for one's turn. What others append meanwhile, such as a closing frame, comes behind."""
         if data:
             self._pending.append(data)
-        done = False
+        done = not data
         try:
             await lock.acquire()
             done = True
         finally:
-            if not done:  # nothing of it has been written, or others write it
-                self._take_back(data)
-
-    def _take_back(self, data: bytes) -> None:
-        for place in reversed(range(len(self._pending))):
-            if self._pending[place] is data:
-                del self._pending[place]
-                return
+            if not (done or self.lost):  # to write it all the same would have no bound
+                self.transport.abort()
+                self.lose("disconnected")
 
     async def _write_alone(self, data: bytes) -> None:
         if self.lost:
@@ -534,6 +535,15 @@ class Connection:
     def has_room(self) -> bool:
         """Whether answers to what is read now can be appended."""
         return self._pending_size <= MAX_PENDING // 2
+
+    async def wait_for_room(self) -> None:
+        """Wait until answers can be appended. Nothing is lost with it when it is cancelled."""
+        self.flush()
+        while self._slow is not None and not (self.lost or self.has_room):
+            lock = self._slow
+            async with lock:  # others write
+                pass
+            self._go_on(lock)
 
     async def _finish_writing(self) -> None:
         """Wait until the client has taken all that `write_last` was given, see `write`."""

@@ -230,7 +230,7 @@ class Exchange(Call):
                     return {"type": "http.request", "body": data, "more_body": not body.complete}
                 if self._head.expects_continue and not self._flushed:
                     self._head.expects_continue = False
-                    await connection.write(CONTINUE)
+                    connection.append(CONTINUE)  # it stays, should this `receive` be cancelled
                 await connection.read_more()
         except BadRequest as refused:
             await self._refuse(refused)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
@@ -250,22 +251,26 @@ class WebSocket(Call):
         return frames.inbox.pop(0)
 
     async def _read(self, frames: Frames) -> None:
+        connection = self._connection
+        if not connection.has_room:
+            await connection.wait_for_room()
         try:
-            data = await self._connection.transport.receive()
+            data = await connection.transport.receive()
         except Interrupted:
             return
         if not data:
             frames.feed_end()
-            self._connection.lose("disconnected")
-        self._connection.buffer += data
+            connection.lose("disconnected")
+        connection.buffer += data
 
     async def _write_replies(self, frames: Frames) -> None:
+        """Answer pings and a closing frame; a `receive` that is cancelled takes no answer with it."""
         replies = frames.take_replies()
-        if replies and not self._connection.lost:
-            try:
-                await self._connection.write(replies)
-            except ClientGone:
-                frames.feed_end()
+        if replies:
+            self._connection.append(replies)
+            if frames.closed and not self._connection.lost:
+                with suppress(ClientGone):  # it is told that it has closed
+                    await self._connection.write(b"")
 
     # -- what comes, for whoever listens ---------------------------------------------------------
 
