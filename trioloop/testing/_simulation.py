@@ -119,9 +119,8 @@ class Simulation:
         )
         self._judge = Judge(self._world) if laws else None
         self._run = GuestRun()
-        self._outcome: outcomes.Outcome[None] | None = None
         self._closed = False
-        self._thread_error: SimulationError | None = None
+        self._threads = _Threads()
         self._io_tasks = math.inf  # those that may wait for real I/O
         self.in_plan: bool = False  # what the test has asked for with `later` happens
         self.made_at: str = _line_of_caller()
@@ -141,9 +140,9 @@ class Simulation:
         trio.lowlevel.start_guest_run(
             self._main,
             clock=self._clock,
-            run_sync_soon_threadsafe=self._refuse_threads,
+            run_sync_soon_threadsafe=self._threads.call_back,
             run_sync_soon_not_threadsafe=self._run.take,
-            done_callback=self._done,
+            done_callback=self._run.end,
             host_uses_signal_set_wakeup_fd=True,
         )
         Simulation._running = self
@@ -197,24 +196,14 @@ class Simulation:
 
     async def _main(self) -> None:
         limiter: Any = trio.to_thread.current_default_thread_limiter()
-        limiter.acquire_on_behalf_of = self._refuse_thread
+        limiter.acquire_on_behalf_of = self._threads.start
         async with trio.open_nursery() as self._nursery:
             await self._world.start(self._nursery)
             await trio.sleep_forever()
 
-    def _done(self, outcome: outcomes.Outcome[None]) -> None:
-        self._outcome = outcome
-
-    def _refuse_threads(self, function: Callable[[], object]) -> None:
-        self._thread_error = SimulationError(_NOT_SIMULATED.format("a thread called back"))
-
-    async def _refuse_thread(self, borrower: object) -> None:
-        """Stands where Trio waits for its turn to start a thread."""
-        await trio.lowlevel.checkpoint()
-        task = trio.lowlevel.current_task().name
-        sentence = _NOT_SIMULATED.format(f"the task {task!r} wants a thread")
-        self._thread_error = SimulationError(sentence)  # for the test, whoever catches the other
-        raise SimulationError(sentence)
+    @property
+    def _outcome(self) -> outcomes.Outcome[None] | None:
+        return self._run.outcome
 
     def settle(self) -> None:
         """Run until everything waits. No time passes.
@@ -249,8 +238,8 @@ class Simulation:
         )
 
     def _raise_if_over(self) -> None:
-        if self._thread_error is not None:
-            error, self._thread_error = self._thread_error, None
+        if self._threads.error is not None:
+            error, self._threads.error = self._threads.error, None
             raise error
         if self._world.lifespan_error is not None:
             self._world.check_lifespan()
@@ -606,6 +595,32 @@ class Simulation:
         self._world.stop()
         self._use_up_time()
         self._raise_if_over()
+
+
+class _Threads:
+    """Stands where Trio has to do with threads: Trio keeps it beyond the run, and no simulation.
+
+    Attributes:
+        error: what was asked for; for the test, whoever catches it in the application.
+    """
+
+    error: SimulationError | None = None
+
+    def call_back(self, function: Callable[[], object]) -> None:
+        """A thread wants something to be run."""
+        self.error = SimulationError(_NOT_SIMULATED.format("a thread called back"))
+
+    async def start(self, borrower: object) -> None:
+        """A task wants a thread to be started.
+
+        Raises:
+            SimulationError: always.
+        """
+        await trio.lowlevel.checkpoint()
+        task = trio.lowlevel.current_task().name
+        sentence = _NOT_SIMULATED.format(f"the task {task!r} wants a thread")
+        self.error = SimulationError(sentence)
+        raise SimulationError(sentence)
 
 
 def _tell_forgotten() -> None:

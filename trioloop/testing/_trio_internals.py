@@ -60,9 +60,13 @@ class GuestRun:
 
     Trio asks the system for I/O in every step. Where none is expected, a step is made without that,
     unless somebody has called from outside of the run, which comes as I/O.
+
+    Attributes:
+        outcome: what has become of the run; `None` before its end.
     """
 
     def __init__(self) -> None:
+        self.outcome: outcomes.Outcome[Any] | None = None
         self._next: Callable[[], object] | None = None
         self._inside: Any = None
         self._known: Any = None  # the guest run, when its inside is what it was
@@ -73,6 +77,10 @@ class GuestRun:
         if guest is not self._known:
             self._known = guest if _is_known(guest) else None
         self._inside, self._next = self._known, step
+
+    def end(self, outcome: outcomes.Outcome[Any]) -> None:
+        """The run has ended: it is ``done_callback``."""
+        self.outcome = outcome
 
     @property
     def is_over(self) -> bool:
@@ -139,15 +147,15 @@ class GuestRun:
         try:
             run.unrolled_run_gen.send(_NO_EVENTS)
         except StopIteration:
-            self._end(run.runner.main_task_outcome)
+            self._end_inside(run.runner.main_task_outcome)
         except trio.TrioInternalError as error:
-            self._end(outcomes.Error(error))
+            self._end_inside(outcomes.Error(error))
         else:
             self._next = step
         finally:
             _library.name = before
 
-    def _end(self, outcome: outcomes.Outcome[Any]) -> None:
+    def _end_inside(self, outcome: outcomes.Outcome[Any]) -> None:
         run, self._inside = self._inside, None
         run.done_callback(outcome)
 
