@@ -144,8 +144,33 @@ CORNERS: dict[str, Scenario] = {
         *(Open("plain", init="hold:8,start:3,last:3,receive", body="in pieces"), Open()),
         *(Leave(0, "clean"), ShutDown(4)),
     ),
+    "a cancelled application that writes on after half a request has ended": (
+        *(Open("plain", init="start,hold:8,body:1", body="in pieces"), Leave(0, "clean")),
+        ShutDown(4),
+    ),
+    "a cancelled application that writes too much after half a request has ended": (
+        *(Open("plain", init="start:3,hold:8,body:5,last:0", body="in pieces"), Leave(0, "clean")),
+        ShutDown(4),
+    ),
     "a response that another task writes": (
         *(Open("plain", init="sleep:8,delegate,sleep:8"), Advance(24)),
+    ),
+    "two tasks that begin the response at once": (Open("plain", init="delegate,start,last:0"),),
+    "a second head while the first is stuck, and half of the client has left": (
+        *(Open("plain", init="sleep:4,delegate,sleep:8,start"), Stall(0), Leave(0, "half")),
+        Advance(24),
+    ),
+    "a cancelled application that waits for another task's write": (
+        *(Open("plain", init="sleep:4,delegate,sleep:8,body:1"), Stall(0, 105), Advance(16)),
+        ShutDown(4),
+    ),
+    "a body while the end is stuck": (
+        *(Open("plain", init="sleep:4,delegate,sleep:8,body:1"), Stall(0, 113), Advance(16)),
+        Resume(0),
+    ),
+    "a second end while the first is stuck": (
+        *(Open("plain", init="sleep:4,delegate,sleep:8,last:0"), Stall(0, 113), Advance(16)),
+        Resume(0),
     ),
     "a call that returns while its head is stuck": (
         *(Open("plain", init="sleep:8,delegate,sleep:8"), Stall(0), Advance(24), Resume(0)),

@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import trio
 from starlette.types import ASGIApp, Message, Scope
@@ -124,6 +124,7 @@ class FakeConnection:
         self._incoming: deque[Message | Hangup] = deque()  # what the server has not read yet
         self._came = trio.Event()
         self._room = trio.Event()
+        self._lock = trio.Lock()  # one write at a time
         self._reset = False  # a write finds out that nobody reads
         self._chunked = True
         self._owed: int | None = None  # bytes of the body that content-length still promises
@@ -133,8 +134,8 @@ class FakeConnection:
         self._head_begun = False
         self._end_begun = False
         self._request_complete = False
-        self._broken = False  # it refuses whatever comes
-        self._refused = False  # the request was none: a second head is dropped without a word
+        self._broken = False  # the application has contradicted itself: nothing more is taken
+        self._refused = False  # the request was none: nobody hears of what is not taken
 
     # -- the client's side -----------------------------------------------------------------------
 
@@ -266,19 +267,18 @@ class FakeConnection:
             self._note(self.name, "application raised", error)
         finally:
             self.returned = True
-            await self._after_call()  # also when it was cancelled: then the first write is, too
+            try:
+                await self._after_call()  # also when it was cancelled: then the first write is, too
+            except UnexpectedMessage:
+                # The call has returned while the head is being written. Hypercorn begins a second
+                # one, which h11 refuses: an error that nobody catches ends all of the connection.
+                self._close()
+                self._nursery.cancel_scope.cancel()
 
     async def _after_call(self) -> None:
         if self._stream_closed:
             return
         if self.state is State.REQUEST:
-            if self._head_begun and not self._refused:
-                # The call has returned while the head is being written. Hypercorn begins a second
-                # one, which h11 refuses: an error that nobody catches ends all of the connection.
-                self._broken = True
-                self._close()
-                self._nursery.cancel_scope.cancel()
-                return
             await self._write_error(500)
             self.state = State.CLOSED
         await self._recycle()
@@ -287,7 +287,7 @@ class FakeConnection:
         """The response is over, complete or not: keep the connection, or close it."""
         await self._close_stream()
         await trio.lowlevel.checkpoint()
-        complete = self._end_begun and self._request_complete and not self._refused
+        complete = self._end_begun and self._request_complete and not self._broken
         if complete and self.state is not State.CLOSED and not self._going_down.is_set():
             # The call has returned while its last write waits for the client. To h11 the response
             # is complete, so the connection is kept, for as long as any that is not used.
@@ -306,8 +306,7 @@ class FakeConnection:
         elif kind == "http.response.body" and self.state is State.RESPONSE:
             await self._write_body(bytes(message.get("body", b"")))
             if not message.get("more_body", False):
-                if not self._refused:
-                    await self._write_end()
+                await self._write_end()
                 self.state = State.CLOSED
                 await self._recycle()
         else:
@@ -316,17 +315,13 @@ class FakeConnection:
     # -- writing ---------------------------------------------------------------------------------
 
     async def _write_error(self, status: int) -> None:
-        if self._head_begun:
-            return  # that of another refusal: h11 takes no second one, and nobody hears of it
         headers = [(b"content-length", b"0"), (b"connection", b"close")]
         await self._write_head(status, headers)
         await self._write_end()
 
     async def _write_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        if self._head_begun:
-            if self._refused:
-                return
-            raise UnexpectedMessage("a second head")
+        if not self._takes("a second head" if self._head_begun else None):
+            return
         self._head_begun = True
         pairs = [(bytes(name), bytes(value)) for name, value in headers]
         names = {name for name, _ in pairs}
@@ -341,36 +336,54 @@ class FakeConnection:
         await self._write(Piece("head", (status, pairs), before=size))
 
     async def _write_body(self, data: bytes) -> None:
-        if not data or self._empty or self._refused:
+        if not data or self._empty:
             return
+        fault = "a body behind the end" if self._end_begun else None
         if self._owed is not None:
             self._owed -= len(data)
             if self._owed < 0:
-                self._break("more than content-length promises")
+                fault = "more than content-length promises"
+        if not self._takes(fault):
+            return
         framing = len(b"%x\r\n" % len(data)) if self._chunked else 0
         await self._write(Piece("body", data, framing, len(data), 2 if self._chunked else 0))
 
     async def _write_end(self) -> None:
+        fault = "a second end" if self._end_begun else None
         if self._owed:
-            self._break("less than content-length promises")
+            fault = "less than content-length promises"
+        if not self._takes(fault):
+            return
         self._end_begun = True
         chunked = self._chunked and not self._empty
         await self._write(Piece("end", None, before=len(b"0\r\n\r\n") if chunked else 0))
 
-    def _break(self, what: str) -> NoReturn:
-        """The application contradicts itself: h11 takes nothing from it any more."""
+    def _takes(self, fault: str | None) -> bool:
+        """Whether h11 takes what is to be written; what it does not take waits for nothing.
+
+        Args:
+            fault: what is wrong with it.
+
+        Raises:
+            UnexpectedMessage: it does not; after half a request, Hypercorn passes over that.
+        """
+        if fault is None and self._broken:
+            fault = "the connection is broken"
+        if fault is None:
+            return True
         self._broken = True
-        raise UnexpectedMessage(what)
+        if not self._refused:
+            raise UnexpectedMessage(fault)
+        return False
 
     async def _write(self, piece: Piece) -> None:
-        if self._broken:
-            raise UnexpectedMessage("the connection is broken")
-        await trio.lowlevel.checkpoint()
-        await self._write_whole(piece)
-        self._write_is_over()
-        if self._reset or (self.closed and piece.taken < piece.size):
-            await self._close_stream()
-        self._reset = self._reset or self.gone  # the answer to the first write after a close
+        async with self._lock:  # here a cancelled call is cancelled; a write that has begun is not
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            await self._write_whole(piece)
+            self._write_is_over()
+            if self._reset or (self.closed and piece.taken < piece.size):
+                await self._close_stream()
+            self._reset = self._reset or self.gone  # the answer to the first write after a close
 
     async def _write_whole(self, piece: Piece) -> None:
         while not self.gone and not self.closed:

@@ -49,7 +49,6 @@ class FakeWebSocketConnection(FakeConnection):
         super().__init__(*args)
         self.stage: Stage = Stage.HANDSHAKE
         self._response: Message = {}
-        self._lock = trio.Lock()
         self._own_close: Piece | None = None  # the server's, not the application's
         self._closing = False  # a close frame was sent or received: wsproto sends no data after it
 
@@ -101,11 +100,6 @@ class FakeWebSocketConnection(FakeConnection):
         if self._stream_closed:
             return
         if self.stage is Stage.HANDSHAKE:
-            if self._head_begun:  # a second head, which h11 refuses: see the one of HTTP
-                self._broken = True
-                self._close()
-                self._nursery.cancel_scope.cancel()
-                return
             await self._write_error(500)
         elif self.stage is Stage.CONNECTED and not self._closing:
             await self._write_close(1011, "", own=True)
@@ -139,11 +133,8 @@ class FakeWebSocketConnection(FakeConnection):
 
     # -- writing ---------------------------------------------------------------------------------
 
-    async def _write(self, piece: Piece) -> None:
-        async with self._lock:
-            await super()._write(piece)
-
     async def _write_accept(self, message: Message) -> None:
+        self._takes("a second head" if self._head_begun else None)
         pairs = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
         subprotocol = message.get("subprotocol")
         if subprotocol is not None:
