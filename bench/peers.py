@@ -21,13 +21,13 @@ Laws of this file:
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import math
 import os
 import sys
 import time
+from asyncio import Event, Queue, sleep  # for uvicorn's peers, see the laws
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs
@@ -181,10 +181,10 @@ def raw_asyncio() -> Any:
     """For uvicorn."""
 
     def queue() -> Any:
-        made: asyncio.Queue[str] = asyncio.Queue()
+        made: Queue[str] = Queue()
         return made.put_nowait, made
 
-    return raw(queue, asyncio.Event, asyncio.sleep, lambda read: read.get())
+    return raw(queue, Event, sleep, lambda read: read.get())
 
 
 def raw_trio() -> Any:
@@ -208,17 +208,17 @@ def starlette_asyncio() -> Any:  # noqa: C901 - an application
     from starlette.responses import PlainTextResponse
     from starlette.routing import Mount, Route, WebSocketRoute
 
-    streams: set[asyncio.Queue[str]] = set()
+    streams: set[Queue[str]] = set()
 
     def put(message: str) -> int:
         for stream in streams:
             stream.put_nowait(message)
         return len(streams)
 
-    publisher = Publisher(put, asyncio.Event, asyncio.sleep)
+    publisher = Publisher(put, Event, sleep)
 
     async def events(_: Any) -> Any:
-        queue: asyncio.Queue[str] = asyncio.Queue()
+        queue: Queue[str] = Queue()
         streams.add(queue)
 
         async def generate() -> Any:
@@ -237,14 +237,14 @@ def starlette_asyncio() -> Any:  # noqa: C901 - an application
             publisher.first += 1
             try:
                 yield {"data": DATA}
-                await asyncio.Event().wait()
+                await Event().wait()
             finally:
                 publisher.first -= 1
 
         return EventSourceResponse(generate())
 
     async def poll(_: Any) -> Any:
-        queue: asyncio.Queue[str] = asyncio.Queue()
+        queue: Queue[str] = Queue()
         queue.put_nowait(DATA)
         return PlainTextResponse(await queue.get())
 

@@ -678,9 +678,16 @@ async def test_a_message_that_is_cancelled_behind_others_ends_the_connection():
         await ended.wait()
 
 
-async def test_an_answer_to_a_ping_behind_a_slow_message_outlives_the_receive_that_wrote_it():
+async def test_an_answer_to_a_ping_behind_a_slow_message_outlives_the_receive_that_wrote_it(
+    monkeypatch,
+):
     counts: Arrivals = Arrivals()
-    pinged, cancelled = trio.Event(), trio.Event()
+    pinged, cancelled, receiving = trio.Event(), trio.Event(), trio.CancelScope()
+    append = Connection.append
+
+    def append_and_cancel(self, data):
+        append(self, data)
+        receiving.cancel()
 
     async def websocket(scope, receive, send):
         await receive()
@@ -693,7 +700,8 @@ async def test_an_answer_to_a_ping_behind_a_slow_message_outlives_the_receive_th
             nursery.start_soon(send, data_message(data=bytes(30_000)))
             counts.put(count)
             await pinged.wait()
-            with trio.move_on_after(0.05):
+            monkeypatch.setattr(Connection, "append", append_and_cancel)
+            with receiving:
                 await receive()
             cancelled.set()
         await receive()
@@ -726,8 +734,10 @@ async def test_answers_to_pings_do_not_pile_up_however_often_a_receive_is_cancel
         monkeypatch.setattr(Connection, "append", noted)
         slow.set()
         for _ in range(20):
-            with trio.move_on_after(0.01):
-                await receive()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await settle()
+                nursery.cancel_scope.cancel()
         done.set()
         await trio.sleep_forever()
 

@@ -588,6 +588,26 @@ def test_a_machine_whose_example_was_given_up_forgets_all_of_it():
     assert not any(map(vars, kept))
 
 
+def test_an_example_that_is_given_up_before_it_has_a_simulation_is_let_go_too():
+    tries = []
+
+    def make_app():
+        tries.append(1)
+        assume(len(tries) > 1)
+        app = App()
+        app.route("/", Painter)
+        return app
+
+    class Choosy(HandlerMachine):
+        handler = Painter
+        app = staticmethod(make_app)
+
+    bounds = settings(max_examples=2, database=None, phases=[Phase.generate])
+    run_state_machine_as_test(Choosy, settings=bounds)
+    assert len(tries) > 1
+    assert gc.isenabled()
+
+
 def test_a_machine_that_has_failed_keeps_all_of_it():
     *_, last = run_and_keep(invariants_hold=False)
     assert isinstance(last.failure, AssertionError)

@@ -76,7 +76,7 @@ class Output(Protocol):
         """That piece is written. ``pending`` says whether another follows."""
 
     def finish_nowait(self, reason: TerminateReason) -> bool:
-        """Do what `finish` does, if nothing has to be waited for; false when nothing was done."""
+        """Do what `finish` does, if nothing has to be waited for; false when nothing was written."""
         raise NotImplementedError
 
     async def finish(self, reason: TerminateReason) -> None:

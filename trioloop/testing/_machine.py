@@ -569,10 +569,13 @@ class HandlerMachine(RuleBasedStateMachine):
         Hypothesis keeps the machine for a while. A collection would pass over all that hangs on it,
         to find it dead only the next time.
         """
-        if self.failure is None or isinstance(self.failure, GIVEN_UP):
-            self.sim._let_go()  # noqa: SLF001 - one thing in two parts
-            vars(self).clear()
-        gc.enable()
+        try:
+            if self.failure is None or isinstance(self.failure, GIVEN_UP):
+                if "sim" in vars(self):
+                    self.sim._let_go()  # noqa: SLF001 - one thing in two parts
+                vars(self).clear()
+        finally:
+            gc.enable()
 
     # -- what was reached ------------------------------------------------------------------------
 
